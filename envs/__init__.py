@@ -1,0 +1,375 @@
+"""The tasks: text games with their offline data and scripted players. Nothing here knows of tokens or torch.
+
+A game is text in, text out, with Gymnasium's signatures:
+
+    env = make("wordle")
+    obs, info = env.reset(seed=1)
+    obs, reward, terminated, truncated, info = env.step("s h i r e\n")     # info: success, valid
+
+`VectorEnv` plays many games side by side, `load_dataset` gives the offline trajectories (generated and cached under
+`data/`, or read from a file), and `python -m envs.wordle` plays in the terminal. One module per task.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import tyro
+from tqdm import tqdm
+
+EnvId = Literal["maze_fo", "maze_po", "wordle"]
+MODULES = {"maze_fo": "envs.maze", "maze_po": "envs.maze", "wordle": "envs.wordle"}  # imported when first asked for
+DATA_DIR = Path(__file__).resolve().parent.parent / "data"
+
+# Seeds of games. Each block starts at a multiple of 25, so that it goes through the maze's 25 starts alike.
+TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 0, 1_000_000_000, 2_000_000_000
+
+Step = tuple[str, float, bool, bool, dict[str, Any]]
+Player = Callable[["Env", random.Random], str]
+
+
+@dataclass
+class Trajectory:
+    """One game as text: `texts` is obs_0, action_0, obs_1, …, with one reward per action.
+
+    `texts` ends with obs_T; files of the original release may lack it and end with the last action. `terminated` means
+    that the rules ended the game; otherwise it was truncated, and its future is unknown rather than worth zero.
+    """
+
+    texts: list[str]
+    rewards: list[float]
+    terminated: bool
+    success: bool
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(text, str) for text in self.texts):
+            raise ValueError("expected `texts` to be a list of strings")
+        if not self.rewards or len(self.texts) // 2 != len(self.rewards):
+            raise ValueError(f"expected one reward per action, found {len(self.rewards)} rewards for "
+                             f"{len(self.texts) // 2} actions")
+        if not all(action.endswith("\n") for action in self.texts[1::2]):
+            raise ValueError("expected every action to end with a newline")
+        self.texts = [sys.intern(text) for text in self.texts]  # games repeat themselves: a million fit in memory
+        self.rewards = [float(reward) for reward in self.rewards]
+
+    @property
+    def episodic_return(self) -> float:
+        """Undiscounted sum of the rewards."""
+        return sum(self.rewards)
+
+
+class Env:
+    """A text game. Subclasses set the fields below and write `reset`, `step` and what else raises here."""
+
+    variants: tuple[str, ...]  # the ids that this class plays
+    files: tuple[Path, ...] = ()  # what its module reads: the data depends on it
+    markov: bool = False  # the newest observation is the whole state: the agent is shown nothing else
+    max_turns: int  # a game ends here at the latest, by its rules or by truncation
+    num_trajectories: int  # default size of the offline dataset
+    num_test_episodes: int  # size of the final evaluation
+    worst: float  # lowest return over valid actions, as `worst_return` derives it
+    data: float  # mean return of the data's player
+    best: float  # return of the best known player, as `best_return` derives it
+    paper: dict[str, float]  # the paper's worst, data and best return, and its dataset's success and length
+
+    def __init__(self, env_id: str, **options: str) -> None:
+        if options:
+            raise ValueError(f"{env_id} has no option {', '.join(map(repr, options))}")
+        self.env_id = env_id
+
+    def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
+        """Start the game that `seed` stands for; returns (obs, info)."""
+        raise NotImplementedError
+
+    def step(self, action: str) -> Step:
+        """Play `action`, any string; returns (obs, reward, terminated, truncated, info with success and valid)."""
+        raise NotImplementedError
+
+    def generate(self, num_trajectories: int, seed: int) -> Iterator[Trajectory]:
+        """Yield the offline dataset, trajectory by trajectory; the same for the same arguments."""
+        raise NotImplementedError
+
+    def players(self) -> dict[str, Player]:
+        """Scripted players by name: each maps (env, rng) to the next action."""
+        raise NotImplementedError
+
+    def recognises(self, trajectory: Trajectory) -> bool:
+        """Whether the trajectory's observations can be this task's."""
+        raise NotImplementedError
+
+    def parse(self, record: Any) -> list[Trajectory]:
+        """Read one JSON value of the original LMRL-Gym release; raises ValueError, KeyError, … where it is none."""
+        raise NotImplementedError
+
+    def worst_return(self) -> float:
+        """Derive `worst`."""
+        raise NotImplementedError
+
+    def best_return(self) -> float:
+        """Derive `best`."""
+        raise NotImplementedError
+
+    def render(self, text: str) -> str:
+        """The text as the terminal shows it, coloured where that helps."""
+        return text
+
+    def score(self, episodic_return: float) -> float:
+        """Normalised return: 0 at `worst`, 50 at `data`, 100 at `best`; linear between, below 0 under `worst`."""
+        return _score(episodic_return, self.worst, self.data, self.best)
+
+    def paper_score(self, episodic_return: float) -> float:
+        """`score` with the paper's constants (arXiv 2311.18232, table 2)."""
+        return _score(episodic_return, self.paper["worst"], self.paper["data"], self.paper["best"])
+
+
+def _score(episodic_return: float, worst: float, data: float, best: float) -> float:
+    if episodic_return < data:
+        return 50 * (episodic_return - worst) / (data - worst)
+    return 50 + 50 * (episodic_return - data) / (best - data)
+
+
+def make(env_id: str, **options: str) -> Env:
+    """A single game of the variant `env_id`; `options` are the task's own, as text (`vocabulary="words.txt"`)."""
+    if env_id not in MODULES:
+        raise ValueError(f"unknown env_id {env_id!r}; there are {', '.join(MODULES)}")
+    return importlib.import_module(MODULES[env_id]).ENV(env_id, **options)
+
+
+class VectorEnv:
+    """`num_envs` games side by side. Those that need it answer a whole batch of actions at once."""
+
+    def __init__(self, env_id: str, num_envs: int, **options: str) -> None:
+        self.envs = [make(env_id, **options) for _ in range(num_envs)]
+
+    def reset(self, seeds: dict[int, int]) -> dict[int, tuple[str, dict[str, Any]]]:
+        """Start the games {index: seed}; returns {index: (obs, info)}."""
+        return {index: self.envs[index].reset(seed) for index, seed in seeds.items()}
+
+    def step(self, actions: dict[int, str]) -> dict[int, Step]:
+        """Play {index: action} in the games still running; returns {index: what `Env.step` returns}."""
+        return {index: self.envs[index].step(action) for index, action in actions.items()}
+
+
+def play(env: Env, player: Player, seed: int) -> Trajectory:
+    """One whole game of `player`, whose own randomness is drawn from `seed` as well."""
+    rng = random.Random(f"player {seed}")  # not `seed` itself: the player would draw what the game draws
+    obs, info = env.reset(seed)
+    texts, rewards, terminated, truncated = [obs], [], False, False
+    while not (terminated or truncated):
+        action = player(env, rng)
+        obs, reward, terminated, truncated, info = env.step(action)
+        texts += [action, obs]
+        rewards.append(reward)
+    return Trajectory(texts, rewards, terminated, info["success"])
+
+
+# --- Offline data ---
+
+
+def load_dataset(env: Env, path: str | None = None, num_trajectories: int | None = None, seed: int = 0,
+                 **options: str) -> Iterator[Trajectory]:
+    """Stream the trajectories of a file, or those that `env` generates, cached under `data/`.
+
+    A file is our own JSONL or one of the original LMRL-Gym release, recognised by content. Raises FileNotFoundError, or
+    ValueError with the file, the line and what was expected there. `options` are those that `env` was made with.
+    """
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no dataset file {path}")
+        return read_file(env, Path(path))
+    num_trajectories = env.num_trajectories if num_trajectories is None else num_trajectories
+    if num_trajectories < 1:
+        raise ValueError("num_trajectories must be at least 1")
+    # The name holds a digest of the code and of the files that made the data: neither can change behind it.
+    sources = [Path(sys.modules[type(env).__module__].__file__).read_bytes(), json.dumps(options).encode()]
+    files = [*env.files, *(Path(value) for value in options.values() if Path(value).is_file())]
+    sources += [file.read_bytes() for file in files]
+    digest = hashlib.sha256(b"\0".join(sources)).hexdigest()[:8]
+    cache = DATA_DIR / f"{env.env_id}-{num_trajectories}-{seed}-{digest}.jsonl"
+    if cache.exists() and not _is_whole(cache):
+        warnings.warn(f"{cache} is damaged or was not written to its end; generating it again", stacklevel=2)
+        cache.unlink()
+    if not cache.exists():
+        progress = tqdm(env.generate(num_trajectories, seed), f"generating {env.env_id}", num_trajectories, leave=False)
+        write_file(env, progress, cache)
+    return read_file(env, cache)
+
+
+def write_file(env: Env, trajectories: Iterable[Trajectory], path: Path) -> None:
+    """Write JSONL, closed by a line with count and checksum, under a temporary name that is then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    sha256, count = hashlib.sha256(), 0
+    try:
+        with temporary.open("wb") as file:
+            for trajectory in trajectories:
+                line = json.dumps(asdict(trajectory), ensure_ascii=False).encode() + b"\n"
+                sha256.update(line)
+                file.write(line)
+                count += 1
+            footer = {"env_id": env.env_id, "count": count, "sha256": sha256.hexdigest()}
+            file.write(json.dumps(footer).encode() + b"\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file's last line has the count and the checksum of those before it."""
+    sha256, count, last = hashlib.sha256(), 0, b""
+    with path.open("rb") as file:
+        for line in file:
+            if last:
+                sha256.update(last)
+                count += 1
+            last = line
+    try:
+        footer = json.loads(last)
+        return footer["count"] == count and footer["sha256"] == sha256.hexdigest()
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def read_file(env: Env, path: Path) -> Iterator[Trajectory]:
+    """Yield a file's trajectories; raises ValueError with the file, the line and what was expected there."""
+    with path.open("rb") as file:
+        count = 0
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record, fills_file = _read_json(line, path if count == 0 else None)
+                for trajectory in _read_record(env, record):
+                    if not env.recognises(trajectory):
+                        raise ValueError(f"an observation that is not one of {env.env_id} in a game that starts with "
+                                         f"{trajectory.texts[0][:80]!r}")
+                    count += 1
+                    yield trajectory
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+                found = f"no {error}" if isinstance(error, KeyError) else error
+                found = found if isinstance(error, (ValueError, KeyError)) else f"something else ({error})"
+                raise ValueError(f"{path}, line {number}: expected a {env.env_id} trajectory, found {found}") from error
+            if fills_file:
+                break
+    if count == 0:
+        raise ValueError(f"{path}: expected {env.env_id} trajectories, found none")
+
+
+def _read_json(line: bytes, path: Path | None) -> tuple[Any, bool]:
+    """The JSON value of a line, or the one that fills the file `path`; and whether it was that."""
+    try:
+        return json.loads(line), False
+    except ValueError:
+        try:
+            if path:
+                return json.loads(path.read_bytes()), True
+        except ValueError:
+            pass
+        raise ValueError(f"a line that is not JSON: {line[:60].decode(errors='replace')!r}") from None
+
+
+def _read_record(env: Env, record: Any) -> list[Trajectory]:
+    if isinstance(record, dict) and "sha256" in record:
+        if record["env_id"] != env.env_id:
+            raise ValueError(f"a dataset of {record['env_id']}")
+        return []
+    if isinstance(record, dict) and "texts" in record:
+        return [Trajectory(**record)]
+    return env.parse(record)
+
+
+# --- Terminal ---
+
+
+@dataclass
+class PlayArgs:
+    env_id: str = ""
+    """variant of the task (default: its first)"""
+    player: str = ""
+    """scripted player to watch (default: you play)"""
+    episodes: int = 1
+    """number of games; more than ten of a scripted player are summed up, not shown"""
+    seed: int = 0
+    """seed of the first game; the next game has the next seed"""
+    dataset_stats: bool = False
+    """print the statistics of the offline data next to the paper's"""
+    dataset: str | None = None
+    """file to take the statistics from (default: the generated data)"""
+    num_trajectories: int | None = None
+    """number of trajectories to generate for the statistics (default: the task's)"""
+    options: dict[str, str] = field(default_factory=dict)
+    """the task's own options, as `name value` pairs"""
+
+
+def main(env_class: type[Env]) -> None:
+    """`python -m envs.TASK`: play a game, watch a scripted player, or print the statistics of the offline data."""
+    args = tyro.cli(PlayArgs, description=sys.modules["__main__"].__doc__)
+    try:
+        env_id = args.env_id or env_class.variants[0]
+        if env_id not in env_class.variants:
+            raise ValueError(f"--env-id must be one of {', '.join(env_class.variants)}")
+        env = make(env_id, **args.options)
+        if args.dataset_stats:
+            print_statistics(env, load_dataset(env, args.dataset, args.num_trajectories, args.seed, **args.options))
+            return
+        if args.player and args.player not in env.players():
+            raise ValueError(f"no player {args.player!r}; there are {', '.join(env.players())}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    player = env.players()[args.player] if args.player else None
+    try:
+        if args.player and args.episodes > 10:
+            games = tqdm(range(args.seed, args.seed + args.episodes), leave=False)
+            print_statistics(env, (play(env, player, seed) for seed in games))
+        else:
+            for seed in range(args.seed, args.seed + args.episodes):
+                play_in_terminal(env, player, seed)
+    except (EOFError, KeyboardInterrupt):
+        print()
+
+
+def play_in_terminal(env: Env, player: Player | None, seed: int) -> None:
+    """One game, printed turn by turn; without a player the actions are typed."""
+    rng = random.Random(f"player {seed}")
+    obs, info = env.reset(seed)
+    episodic_return, episodic_length, terminated, truncated = 0.0, 0, False, False
+    while not (terminated or truncated):
+        print(env.render(obs), end="")
+        if player:
+            print(f"> {(action := player(env, rng))}", end="")
+        else:
+            action = input("> ") + "\n"
+        obs, reward, terminated, truncated, info = env.step(action)
+        episodic_return, episodic_length = episodic_return + reward, episodic_length + 1
+    print(env.render(obs), end="")
+    print(f"return {episodic_return:g} in {episodic_length} turns, score {env.score(episodic_return):.1f}, "
+          f"{'success' if info['success'] else 'no success'}")
+
+
+def print_statistics(env: Env, trajectories: Iterable[Trajectory]) -> None:
+    """Count, success, length and return of the trajectories (mean ± standard deviation) next to the paper's data."""
+    rows = [(t.success, len(t.rewards), t.episodic_return, t.terminated) for t in trajectories]
+
+    def mean_std(values: list[float]) -> str:
+        mean = sum(values) / len(values)
+        return f"{mean:.3f} ± {(sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5:.3f}"
+
+    success, lengths, returns, terminated = (list(map(float, column)) for column in zip(*rows, strict=True))
+    paper = {name: env.paper.get(name, "") for name in ("num_trajectories", "success", "length", "return")}
+    for name, ours, theirs in (("trajectories", str(len(rows)), paper["num_trajectories"]),
+                               ("success", mean_std(success), paper["success"]),
+                               ("turns", mean_std(lengths), paper["length"]),
+                               ("return", mean_std(returns), paper["return"]),
+                               ("terminated", mean_std(terminated), "")):
+        print(f"{name:>12}  {ours:>18}   paper: {theirs or '–'}")
+
+
+assert tuple(MODULES) == get_args(EnvId)
