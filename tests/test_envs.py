@@ -1,0 +1,630 @@
+"""The maze, and what all tasks share: data files and their cache, vectors of games, scores, the terminal."""
+
+import hashlib
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from gym_wrapper import check_with_gymnasium
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import envs
+from envs import EnvId, Trajectory, VectorEnv, load_dataset, make, play, read_file, write_file
+from envs.maze import (
+    ANYWHERE,
+    CELLS,
+    DISTANCE,
+    GOAL,
+    GRID,
+    MOVES,
+    OBS,
+    data_policy,
+    describe,
+    describe_walls,
+    outcomes,
+    policy_return,
+    random_policy,
+    region,
+    see,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+MAZES = ("maze_fo", "maze_po")
+LEFT, RIGHT, UP, DOWN = MOVES
+both = pytest.mark.parametrize("env_id", MAZES)
+
+
+def at(env_id, cell):
+    env = make(env_id)
+    env.reset(CELLS.index(cell))
+    return env
+
+
+def walk(env, *actions):
+    """What `step` returns for the last of the actions."""
+    return [env.step(action) for action in actions][-1]
+
+
+# --- Maze: rules ---
+
+
+def test_grid():
+    assert len(GRID) == 10 and {len(row) for row in GRID} == {13}
+    assert len(CELLS) == 25 and GRID[GOAL[0]][GOAL[1]] == "G" and GOAL not in CELLS
+    assert [row == row[::-1] for row in GRID] == [True] * 10  # the right arm is the mirror image of the left
+
+
+# Taken from the paper's text of the task, or worked out by hand on the grid.
+WALLS = {
+    (5, 3): "There are walls to your left, below you.\n",
+    (1, 3): "There is a wall above you.\n",
+    (5, 6): "There is a wall above you.\n",
+    (1, 1): "There are walls to your left, above you, below you.\n",
+    (1, 5): "There are walls to your right, above you, below you.\n",
+    (5, 9): "There are walls to your right, below you.\n",
+    (5, 4): "There are walls above you, below you.\n",
+    (7, 6): "There are walls to your right, to your left.\n",
+}
+
+
+@pytest.mark.parametrize("cell", WALLS)
+def test_observations(cell):
+    row, col = cell
+    assert at("maze_po", cell).obs[cell] == WALLS[cell]
+    assert make("maze_fo").reset(CELLS.index(cell))[0] == (
+        f"The goal is at position 8, 6. Your current position is at position {row}, {col}. {WALLS[cell]}")
+
+
+def test_observation_verbatim():
+    assert describe((5, 3)) == ("The goal is at position 8, 6. Your current position is at position 5, 3. "
+                                "There are walls to your left, below you.\n")
+    assert describe_walls((1, 3)) == "There is a wall above you.\n"
+
+
+def test_no_walls_near(monkeypatch):
+    monkeypatch.setattr("envs.maze.GRID", ["...", "...", "..."])
+    assert describe_walls((1, 1)) == "There are no walls near you.\n"
+
+
+@both
+def test_seeds_go_through_the_starts(env_id):
+    for first in (0, 7, envs.TRAIN_SEED, envs.VALIDATION_SEED, envs.TEST_SEED):
+        starts = []
+        for seed in range(first, first + 50):
+            env = make(env_id)
+            obs, info = env.reset(seed)
+            starts.append(env.cell)
+            assert obs == OBS[env_id][CELLS[seed % 25]] and info == {"success": False, "valid": True}
+        assert Counter(starts) == dict.fromkeys(CELLS, 2)
+
+
+@both
+def test_moves_and_rewards(env_id):
+    env = at(env_id, (6, 6))
+    stays = OBS[env_id][(6, 6)], -1.0, False, False, {"success": False, "valid": True}
+    assert env.step(LEFT) == stays and env.step(RIGHT) == stays
+    assert walk(env, UP, DOWN) == stays
+    assert env.step(DOWN) == (OBS[env_id][(7, 6)], -1.0, False, False, {"success": False, "valid": True})
+    assert env.step(DOWN) == (OBS[env_id][GOAL], 0.0, True, False, {"success": True, "valid": True})
+    with pytest.raises(RuntimeError):
+        env.step(DOWN)
+    assert env.reset(3)[0] == OBS[env_id][CELLS[3]] and env.step(LEFT)[1] == -1.0
+
+
+@both
+@pytest.mark.parametrize("actions", [[UP], [""], [UP, "up"]])
+def test_truncated_after_100_moves(env_id, actions):
+    env = at(env_id, (5, 6))
+    steps = [env.step(actions[turn % len(actions)]) for turn in range(100)]
+    assert [step[2:4] for step in steps] == [(False, False)] * 99 + [(False, True)]
+    assert not steps[-1][4]["success"]
+    with pytest.raises(RuntimeError):
+        env.step(UP)
+
+
+@both
+def test_goal_in_the_last_move(env_id):
+    env = at(env_id, (7, 6))
+    walk(env, *[LEFT] * 99)
+    assert env.step(DOWN)[1:] == (0.0, True, False, {"success": True, "valid": True})
+
+
+@both
+@pytest.mark.parametrize("action", ["", "\n", "move up", "up\n", "Move up\n", "move up\n\n", " move up\n", "move  up\n",
+                                    "move up\nmove up\n", "move north\n", "0\n", "\0", "\ud800"])
+def test_invalid_action_costs_four_and_changes_nothing(env_id, action):
+    env = at(env_id, (5, 3))
+    walk(env, RIGHT)
+    before = env.cell, list(env.trail)
+    assert env.step(action) == (OBS[env_id][(5, 4)], -4.0, False, False, {"success": False, "valid": False})
+    assert (env.cell, env.trail) == before
+    env = at(env_id, (7, 6))
+    walk(env, action)
+    assert env.step(DOWN)[1] == 0.0
+
+
+NEARLY = st.one_of(st.text(), st.sampled_from([*MOVES]), st.text("move leftrighupdown\n", max_size=11),
+                   st.builds(lambda move, cut: move[:cut], st.sampled_from([*MOVES]), st.integers(0, 10)))
+
+
+@given(st.lists(NEARLY, min_size=1, max_size=120), st.integers(), st.sampled_from(MAZES))
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_answered(actions, seed, env_id):
+    env = make(env_id)
+    env.reset(seed)
+    row, col = CELLS[seed % 25]
+    for turn, action in enumerate(actions, 1):
+        down, right = {LEFT: (0, -1), RIGHT: (0, 1), UP: (-1, 0), DOWN: (1, 0)}.get(action, (0, 0))
+        if GRID[row + down][col + right] != "#":
+            row, col = row + down, col + right
+        goal, valid = (row, col) == (8, 6), action in MOVES
+        reward = -4.0 if not valid else 0.0 if goal else -1.0
+        assert env.step(action) == (OBS[env_id][(row, col)], reward, goal, turn == 100 and not goal,
+                                    {"success": goal, "valid": valid})
+        if goal or turn == 100:
+            break
+
+
+@pytest.mark.filterwarnings("error")
+@both
+def test_gymnasium_checker(env_id):
+    check_with_gymnasium(env_id)
+
+
+@both
+def test_speed(env_id):
+    env, actions, best = make(env_id), [*MOVES], 0.0
+    for attempt in range(3):  # the best of three: the machine may be busy
+        turns, start = 0, time.perf_counter()
+        for seed in range(300):
+            env.reset(seed)
+            over = False
+            while not over:
+                turns += 1
+                _, _, terminated, truncated, _ = env.step(actions[(attempt + 7 * turns + turns // 4) % 4])
+                over = terminated or truncated
+        best = max(best, turns / (time.perf_counter() - start))
+    assert best > 30_000
+
+
+# --- Maze: reference returns ---
+
+
+def test_reference_returns():
+    fo, po = make("maze_fo"), make("maze_po")
+    assert fo.best == fo.best_return() == -6.84 == 1 - sum(DISTANCE[cell] for cell in CELLS) / 25
+    assert po.best == po.best_return() == -7.24
+    assert fo.worst == po.worst == fo.worst_return() == po.worst_return() == -100
+    assert policy_return(data_policy()) == pytest.approx(-48.4, abs=0.05) and fo.data == po.data == -48.4
+    assert policy_return(random_policy()) == pytest.approx(-85.14, abs=0.005)
+
+
+@both
+def test_best_player_reaches_the_best_return(env_id):
+    env = make(env_id)
+    games = [play(env, env.players()["best"], seed) for seed in range(25)]
+    assert all(game.success and game.terminated for game in games)
+    assert statistics.mean(game.episodic_return for game in games) == env.best
+
+
+def test_no_player_beats_the_best_of_maze_po():
+    """Value iteration from below as well, from -100 per start: both bounds meet."""
+    beliefs = {see(ANYWHERE, cell) for cell in CELLS}
+    first = list(beliefs)
+    frontier = list(beliefs)
+    for belief in frontier:
+        new = {part for action in MOVES for part in outcomes(belief, action)[1]} - beliefs
+        beliefs |= new
+        frontier += new
+    value = {belief: -100.0 * sum(count for _, count in belief) for belief in beliefs}
+    for _ in range(200):
+        value = {belief: max(sum(value[part] - sum(count for _, count in part) for part in outcomes(belief, action)[1])
+                             for action in MOVES) for belief in beliefs}
+    assert sum(value[belief] for belief in first) / 25 == -7.24
+
+
+@both
+def test_exact_return_is_what_play_gives(env_id):
+    env = make(env_id)
+    for name, policy in (("random", random_policy()), ("data", data_policy())):
+        returns = [play(env, env.players()[name], seed).episodic_return for seed in range(1500)]
+        error = statistics.stdev(returns) / len(returns) ** 0.5
+        assert abs(statistics.mean(returns) - policy_return(policy)) < 4 * error
+
+
+# --- Maze: data ---
+
+
+@pytest.fixture(scope="module")
+def data():
+    return {env_id: list(make(env_id).generate(20_000, 0)) for env_id in MAZES}
+
+
+@both
+def test_data_is_like_the_papers(data, env_id):
+    lengths = [len(t.rewards) for t in data[env_id]]
+    assert statistics.mean(t.success for t in data[env_id]) == pytest.approx(0.100, abs=0.008)
+    assert statistics.mean(lengths) == pytest.approx(23.3, abs=0.7)
+    assert statistics.pstdev(lengths) == pytest.approx(24.5, abs=0.7)
+    assert max(lengths) == 100
+
+
+def test_data_stays_in_its_region(data):
+    cell_of = {obs: cell for cell, obs in OBS["maze_fo"].items()}
+    sizes = Counter(region(cell) for cell in CELLS)
+    assert sizes == {"left": 10, "right": 10, "middle": 5}
+    starts, ends = Counter(), Counter()
+    for trajectory in data["maze_fo"]:
+        cells = [cell_of[obs] for obs in trajectory.texts[::2]]
+        home, last = region(cells[0]), cells[-1]
+        starts[cells[0]] += 1
+        assert {region(cell) for cell in cells[:-1]} == {home}
+        assert GOAL not in cells[:-1]
+        left = region(last) != home
+        assert trajectory.terminated == trajectory.success == (last == GOAL)
+        assert left + (last == GOAL) + (len(trajectory.rewards) == 100 and last != GOAL and not left) == 1
+        assert trajectory.rewards == [-1.0] * (len(cells) - 2) + [0.0 if last == GOAL else -1.0]
+        assert make("maze_fo").recognises(trajectory)
+        ends["left" if left else "goal" if last == GOAL else "limit"] += 1
+    assert min(ends.values()) > 100 and len(ends) == 3
+    assert set(starts) == set(CELLS) and max(starts.values()) < 920  # 800 expected
+
+
+def test_data_replays(data):
+    for env_id in MAZES:
+        env = make(env_id)
+        for trajectory, full in zip(data[env_id][:300], data["maze_fo"], strict=False):
+            cell = next(cell for cell, obs in OBS["maze_fo"].items() if obs == full.texts[0])
+            obs = [env.reset(CELLS.index(cell))[0], *(env.step(action)[0] for action in trajectory.texts[1::2])]
+            assert obs == trajectory.texts[::2]
+
+
+@pytest.mark.parametrize(("env_id", "pinned"), [
+    ("maze_fo", "1725aec8e0600d0105441df269abef647de5a78073e8ac4e1508c06fa2091312"),
+    ("maze_po", "ec54c19dc45ea35a8cd005d49ab7c369b1302d3f18a95d18f2fa21695ad0416e")])
+def test_data_is_pinned(data, env_id, pinned):
+    lines = "\n".join(json.dumps(asdict(trajectory)) for trajectory in data[env_id][:100])
+    assert hashlib.sha256(lines.encode()).hexdigest() == pinned
+    assert data[env_id][:50] == list(make(env_id).generate(50, 0)) != list(make(env_id).generate(50, 1))
+
+
+def test_generating_leaves_the_game_alone():
+    env = at("maze_fo", (5, 6))
+    walk(env, RIGHT)
+    next(env.generate(1, 0))
+    assert (env.cell, env.turns, env.over, len(env.trail)) == ((5, 7), 1, False, 2)
+
+
+# --- The cache of generated data ---
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(envs, "DATA_DIR", tmp_path / "data")
+    return tmp_path / "data"
+
+
+def load(number=20, env_id="maze_fo", **options):
+    return list(load_dataset(make(env_id, **options), num_trajectories=number, **options))
+
+
+def test_cache_is_written_and_reused(folder, monkeypatch):
+    first = load()
+    (cache,) = folder.iterdir()
+    assert cache.name.startswith("maze_fo-20-0-") and cache.suffix == ".jsonl" and len(first) == 20
+    footer = json.loads(cache.read_text().splitlines()[-1])
+    assert footer["count"] == 20 and footer["env_id"] == "maze_fo"
+    assert first == list(make("maze_fo").generate(20, 0))
+
+    def fail(*_):
+        raise AssertionError("generated again")
+
+    monkeypatch.setattr("envs.maze.Maze.generate", fail)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load() == first
+    with pytest.raises(AssertionError):
+        load(21)
+
+
+def test_other_arguments_make_other_data(folder, tmp_path):
+    (tmp_path / "words.txt").write_text("crane\nhouse\n")
+    everything = [load(3), load(4), load(3, "maze_po"), load(3, "wordle"), load(3, "wordle", real_duplicates="true"),
+                  load(3, "wordle", vocabulary=str(tmp_path / "words.txt")),
+                  list(load_dataset(make("maze_fo"), num_trajectories=3, seed=1))]
+    assert len(list(folder.iterdir())) == len(everything)
+    (tmp_path / "words.txt").write_text("crane\nmouse\n")
+    load(3, "wordle", vocabulary=str(tmp_path / "words.txt"))
+    assert len(list(folder.iterdir())) == len(everything) + 1
+    with pytest.raises(ValueError, match="at least 1"):
+        load(0)
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def without_footer(content):
+    return content[: content[:-1].rindex(b"\n") + 1]
+
+
+def without_first_line(content):
+    return content.partition(b"\n")[2]
+
+
+def flipped(content):  # still a trajectory
+    return content.replace(b"move left", b"move down", 1)
+
+
+def flipped_bit(content):
+    return content[:100] + bytes([content[100] ^ 1]) + content[101:]
+
+
+def strange_footer(content):
+    return without_footer(content) + b"[1]\n"
+
+
+def empty(content):
+    return b""
+
+
+DAMAGES = [cut, without_footer, without_first_line, flipped, flipped_bit, strange_footer, empty]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_detected(folder, damage):
+    first = load()
+    (cache,) = folder.iterdir()
+    content = cache.read_bytes()
+    assert damage(content) != content
+    cache.write_bytes(damage(content))
+    with pytest.warns(UserWarning, match="damaged .*generating it again"):
+        assert load() == first
+    assert [path.read_bytes() for path in folder.iterdir()] == [content]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_interrupted_generation_leaves_no_file(folder, monkeypatch, error):
+    generate = envs.maze.Maze.generate
+
+    def interrupted(self, num_trajectories, seed):
+        yield from generate(self, num_trajectories // 2, seed)
+        assert [path.suffix for path in folder.iterdir()] == [".tmp"]
+        raise error
+
+    monkeypatch.setattr("envs.maze.Maze.generate", interrupted)
+    with pytest.raises(error):
+        load()
+    assert list(folder.iterdir()) == []
+
+
+# --- Files ---
+
+GAME = [describe(cell) for cell in ((6, 6), (7, 6), GOAL)]
+FO = [{"state": obs, "action": DOWN, "reward": reward, "done": not reward}
+      for obs, reward in zip(GAME, (-1.0, 0.0), strict=False)]
+PO = {"text_history": [describe_walls((6, 6)), DOWN, describe_walls((7, 6)), DOWN, describe_walls(GOAL)],
+      "rewards": [-1.0, 0.0], "dones": [False, True]}
+
+
+def read(path, env_id, *records):
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    path.write_text("\n".join(lines) + "\n")
+    return list(load_dataset(make(env_id), str(path)))
+
+
+def test_original_maze_fo(tmp_path):
+    cut_off = [FO[0]]
+    limit = [FO[0], FO[1] | {"reward": -1.0, "done": True}]  # `done` by the limit: no end by the rules
+    invalid = [FO[0] | {"action": "move\n", "reward": -4.0, "done": True}]
+    one, two, three, four = read(tmp_path / "file.jsonl", "maze_fo", FO, cut_off, limit, invalid)
+    assert one.texts == [GAME[0], DOWN, GAME[1], DOWN]  # no last observation
+    assert (one.rewards, one.terminated, one.success) == ([-1.0, 0.0], True, True)
+    assert (two.texts, two.rewards) == ([GAME[0], DOWN], [-1.0])
+    assert [(t.terminated, t.success) for t in (two, three, four)] == [(False, False)] * 3
+
+
+def test_original_maze_po(tmp_path):
+    texts = PO["text_history"]
+    per_text = PO | {"rewards": [0.0, -1.0, 0.0, 0.0, 0.0], "dones": [False] * 4 + [True]}
+    cut_off = {"text_history": texts[:3], "rewards": [-1.0], "dones": [False]}
+    limit = cut_off | {"dones": [True]}
+    without_last_obs = {"text_history": texts[:4], "rewards": [-1.0, 0.0], "dones": [False, True]}
+    games = read(tmp_path / "file.jsonl", "maze_po", PO, per_text, cut_off, limit, without_last_obs)
+    assert games[0] == games[1] == Trajectory(texts, [-1.0, 0.0], True, True)
+    assert games[2] == games[3] == Trajectory(texts[:3], [-1.0], False, False)
+    assert (games[4].texts, games[4].terminated) == (texts[:4], True)
+
+
+def test_our_own_file(tmp_path, folder):
+    trajectories = load(20, "maze_po")
+    assert list(load_dataset(make("maze_po"), str(*folder.iterdir()))) == trajectories
+    write_file(make("maze_po"), trajectories, tmp_path / "new folder" / "file.jsonl")
+    assert list(read_file(make("maze_po"), tmp_path / "new folder" / "file.jsonl")) == trajectories
+    lines = [json.dumps(asdict(trajectory)) for trajectory in trajectories]  # written by hand: without the last line
+    assert read(tmp_path / "file.jsonl", "maze_po", "", *lines, "") == trajectories
+    assert [path.name for path in (tmp_path / "new folder").iterdir()] == ["file.jsonl"]
+
+
+def test_one_value_that_fills_the_file(tmp_path, monkeypatch):
+    """As the original release has it for some tasks, on one line or on many."""
+    monkeypatch.setattr("envs.maze.Maze.parse", lambda self, record: [Trajectory(**game) for game in record["games"]])
+    record = {"games": [asdict(game) for game in make("maze_fo").generate(3, 0)]}
+    for indent in (None, 1):
+        assert len(read(tmp_path / "file.json", "maze_fo", json.dumps(record, indent=indent))) == 3
+
+
+OURS = {"texts": [GAME[0], DOWN, GAME[1]], "rewards": [-1.0], "terminated": False, "success": False}
+BAD = [
+    ("maze_fo", FO, "{not json", "a line that is not JSON: '{not json"),
+    ("maze_fo", FO, json.dumps(FO)[:-20], "not JSON"),
+    ("maze_fo", FO, [], "something else"),
+    ("maze_fo", FO, [FO[0], {"state": GAME[1], "action": DOWN, "done": True}], "no 'reward'"),
+    ("maze_fo", FO, [FO[0] | {"state": GAME[0].replace("6, 6", "6, 7")}], "observation that is not one of maze_fo"),
+    ("maze_fo", FO, [FO[0] | {"state": None}], "list of strings"),
+    ("maze_fo", FO, [FO[0] | {"action": "move down"}], "action to end with a newline"),
+    ("maze_fo", FO, [FO[0] | {"reward": "much"}], "'much'"),
+    ("maze_fo", FO, PO, "dict instead of a list of {state, action, reward, done}"),
+    ("maze_fo", FO, "7", "int instead of a list"),
+    ("maze_fo", OURS, OURS | {"rewards": [-1.0, 0.0]}, "one reward per action, found 2 rewards for 1 actions"),
+    ("maze_fo", OURS, {"texts": OURS["texts"]}, "something else .*rewards"),
+    ("maze_fo", OURS, OURS | {"texts": [GAME[0], DOWN, "\n"]}, "observation"),
+    ("maze_fo", OURS, OURS | {"reward": 1}, "something else .*reward"),
+    ("maze_po", PO, FO, "something else"),
+    ("maze_po", PO, PO | {"rewards": [-1.0]}, "one reward per action"),
+    ("maze_po", PO, PO | {"dones": []}, "something else"),
+    ("maze_po", PO, {"text_history": PO["text_history"], "dones": [True]}, "no 'rewards'"),
+    ("maze_po", PO, PO | {"text_history": [*PO["text_history"][:4], GAME[2]]}, "not one of maze_po"),
+]
+
+
+@pytest.mark.parametrize(("env_id", "good", "bad", "what"), BAD)
+def test_bad_line_is_named(tmp_path, env_id, good, bad, what):
+    with pytest.raises(ValueError, match=rf"file\.jsonl, line 3: expected a {env_id} trajectory, found .*{what}"):
+        read(tmp_path / "file.jsonl", env_id, good, "", bad, good)
+    with pytest.raises(ValueError, match=r"file\.jsonl, line 1: expected"):
+        read(tmp_path / "file.jsonl", env_id, bad, good)
+
+
+def test_file_that_is_no_text(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"PK\x03\x04\xff\xfe\n\0")
+    with pytest.raises(ValueError, match=r"model\.bin, line 1: expected a maze_fo trajectory, found .*not JSON"):
+        list(load_dataset(make("maze_fo"), str(tmp_path / "model.bin")))
+    with pytest.raises(FileNotFoundError, match="no dataset file"):
+        load_dataset(make("maze_fo"), str(tmp_path))
+    with pytest.raises(ValueError, match=r"empty\.jsonl: expected maze_fo trajectories, found none"):
+        read(tmp_path / "empty.jsonl", "maze_fo", "")
+
+
+@pytest.mark.parametrize("env_id", get_args(EnvId))
+@pytest.mark.parametrize("other", get_args(EnvId))
+def test_file_of_another_task_is_refused(tmp_path, env_id, other):
+    path = tmp_path / "file.jsonl"
+    write_file(make(other), make(other).generate(3, 0), path)
+    if env_id == other:
+        assert len(list(load_dataset(make(env_id), str(path)))) == 3
+        return
+    with pytest.raises(ValueError, match=rf"file\.jsonl, line 1: expected a {env_id} trajectory, found an observation "
+                                         rf"that is not one of {env_id} in a game that starts with"):
+        list(load_dataset(make(env_id), str(path)))
+    footer = path.read_text().splitlines()[-1]
+    with pytest.raises(ValueError, match=rf"line 1: expected a {env_id} trajectory, found a dataset of {other}"):
+        read(path, env_id, footer)
+
+
+# --- What all tasks share ---
+
+
+@pytest.mark.parametrize("env_id", get_args(EnvId))
+def test_vector_equals_single_games(env_id):
+    vector, rng = VectorEnv(env_id, 8), random.Random(0)
+    singles = [make(env_id) for _ in range(8)]
+    actions = [action for game in make(env_id).generate(20, 0) for action in game.texts[1::2]] + ["?"]
+    games = {index: 100 + index for index in range(0, 8, 2)}
+    assert vector.reset(games) == {index: singles[index].reset(seed) for index, seed in games.items()}
+    running, seed = set(games), 200
+    for turn in range(300):
+        chosen = {index: rng.choice(actions) for index in sorted(running) if rng.random() < 0.8}
+        steps = vector.step(chosen)
+        assert steps == {index: singles[index].step(action) for index, action in chosen.items()}
+        running -= {index for index, step in steps.items() if step[2] or step[3]}
+        if turn % 10 == 0 and len(running) < 8:  # games begin while others go on
+            index = min(set(range(8)) - running)
+            assert vector.reset({index: seed}) == {index: singles[index].reset(seed)}
+            running, seed = running | {index}, seed + 1
+    assert seed > 205
+
+
+@pytest.mark.parametrize("env_id", get_args(EnvId))
+def test_score(env_id):
+    env = make(env_id)
+    assert [env.score(r) for r in (env.worst, env.data, env.best)] == [0, 50, 100]
+    assert [env.paper_score(env.paper[r]) for r in ("worst", "data", "best")] == [0, 50, 100]
+    assert env.score((env.worst + env.data) / 2) == pytest.approx(25)
+    assert env.score((env.data + env.best) / 2) == pytest.approx(75)
+    assert env.score(2 * env.worst - env.data) == pytest.approx(-50)  # shown as it is
+    assert env.worst < env.data < env.best
+
+
+def test_paper_score():
+    assert make("maze_fo").paper_score(-83) == make("maze_po").paper_score(-83) == 50
+    assert make("maze_po").paper_score(-101) == 0 and make("maze_po").paper_score(-25.75) == 100
+    assert make("maze_fo").paper_score(-101 + 4.5) == pytest.approx(12.5)
+
+
+def test_seeds_are_disjoint():
+    blocks = sorted([envs.TRAIN_SEED, envs.VALIDATION_SEED, envs.TEST_SEED])
+    assert all(later - earlier >= 10**9 for earlier, later in zip(blocks, blocks[1:], strict=False))
+    assert all(first % 25 == 0 for first in blocks)
+
+
+@pytest.mark.parametrize("env_id", get_args(EnvId))
+def test_play(env_id):
+    env = make(env_id)
+    for name, player in env.players().items():
+        game = play(env, player, 5)
+        assert game == play(env, player, 5), name
+        assert env.recognises(game) and len(game.texts) == 2 * len(game.rewards) + 1
+        assert len(game.rewards) <= env.max_turns and env.worst <= game.episodic_return <= 0
+
+
+def test_unknown_task_and_options():
+    with pytest.raises(ValueError, match="unknown env_id 'chess960'; there are maze_fo"):
+        make("chess960")
+    with pytest.raises(ValueError, match="maze_fo has no option 'walls'"):
+        make("maze_fo", walls="none")
+
+
+# --- Terminal ---
+
+
+def terminal(*arguments, task="maze", text=""):
+    command = [sys.executable, "-m", f"envs.{task}", *arguments]
+    return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, encoding="utf-8", timeout=60)
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [
+    (("--env-id", "maze_po", "--player", "best", "--seed", "24"), f"> {DOWN}"),  # starts at (7, 6)
+    (("--env-id", "maze_fo", "--player", "best", "--seed", "24"), f"> {DOWN}"),
+    (("--player", "best", "--episodes", "25"), "return    -6.840"),
+    (("--env-id", "maze_po", "--player", "best", "--episodes", "25"), "return    -7.240"),
+])
+def test_terminal(arguments, shown):
+    output = terminal(*arguments)
+    assert output.returncode == 0 and " ".join(shown.split()) in " ".join(output.stdout.split()), output.stderr
+
+
+def test_typed_game():
+    output = terminal("--env-id", "maze_po", "--seed", "24", text="move north\nmove down\n").stdout
+    walls = describe_walls((7, 6))
+    assert output == f"{walls}> {walls}> {describe_walls(GOAL)}return -4 in 2 turns, score 103.9, success\n"
+    assert terminal("--env-id", "maze_po", text="move up\n").returncode == 0  # the end of the input ends it
+
+
+def test_statistics(tmp_path):
+    read(tmp_path / "file.jsonl", "maze_fo", FO, [FO[0]])
+    output = terminal("--dataset-stats", "--dataset", str(tmp_path / "file.jsonl")).stdout.split("\n")
+    assert [line.split() for line in output[:2]] == [["trajectories", "2", "paper:", "1240"],
+                                                     ["success", "0.500", "±", "0.500", "paper:", "0.11"]]
+
+
+@pytest.mark.parametrize(("arguments", "what"), [
+    (("--player", "nobody"), "no player 'nobody'; there are random, data, best"),
+    (("--env-id", "wordle"), "--env-id must be one of maze_fo, maze_po"),
+    (("--options", "walls", "none"), "maze_fo has no option 'walls'"),
+    (("--dataset-stats", "--dataset", "none.jsonl"), "no dataset file none.jsonl"),
+    (("--dataset-stats", "--dataset", "LICENSE"), "LICENSE, line 1: expected a maze_fo trajectory"),
+])
+def test_terminal_errors(arguments, what):
+    output = terminal(*arguments)
+    assert output.returncode == 1 and output.stderr.startswith("error: ") and what in output.stderr
