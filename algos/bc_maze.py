@@ -1,0 +1,594 @@
+"""Behaviour cloning (BC) and filtered BC of a language model on the offline data of a multi-turn text game.
+
+An episode is one game: texts obs_0, action_0, obs_1, action_1, …, each tokenised on its own, their ids simply joined.
+A turn is one observation and the agent's answer to it, the action: all its tokens up to the newline. BC maximises the
+likelihood of the action tokens (A: the positions t whose next token is one) given everything before them:
+
+    L = -Σ_{t∈A} log π(x_{t+1} | x_≤t) / |A|         over the whole minibatch; observations and padding never count
+
+Filtered BC (%BC) is the same loss on the best episodes: `--top-fraction 0.3`, or `--success-only`.
+Where the newest observation is the whole state (`maze_fo`) a segment of tokens is one turn, elsewhere a whole episode.
+Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232), section 4. Unlike there, no episode is cut on its right (a long
+one goes on in a new segment), and the final test plays fixed games that neither training nor tuning has seen.
+
+    python algos/bc_maze.py                                      maze_fo, a tiny model from scratch, a minute on a CPU
+    python algos/bc_maze.py --success-only --exp-name filtered_bc
+    python algos/bc_maze.py --env-id wordle --model gpt2 --learning-rate 1e-4
+    python algos/bc_maze.py --evaluate-only runs/maze_fo__bc_maze__1
+
+To expect: it plays like the player behind the data (maze_fo: about -48), not better.
+"""
+
+import argparse
+import copy
+import ctypes
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from tqdm import tqdm, trange
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+from transformers.cache_utils import Cache, StaticLayer
+
+sys.path.insert(0, str(ROOT := Path(__file__).resolve().parent.parent))  # runs from a plain checkout, from anywhere
+from envs import TEST_SEED, VALIDATION_SEED, Env, EnvId, Trajectory, VectorEnv, load_dataset, make  # noqa: E402
+
+
+@dataclass
+class Args:
+    # --- general
+    exp_name: str = "bc_maze"  # name of the experiment; a run goes to runs/{env_id}__{exp_name}__{seed}
+    seed: int = 1  # seed of the model, the order of the data and sampling; the games of the test are always the same
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
+    track: bool = False  # log to Weights & Biases too
+    resume: bool = False  # go on from the run folder's checkpoint
+    evaluate_only: str | None = None  # run folder to replay instead of training: prints transcripts and the score
+    # --- task and model
+    env_id: EnvId = "maze_fo"  # variant of the task
+    env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
+    model: str = "tiny"  # Hugging Face name or folder of a causal LM; tiny: a small Llama from scratch, no download
+    hidden_size: int = 64  # width of the tiny model
+    num_layers: int = 2  # layers of the tiny model
+    token_pattern: str = r" ?[A-Za-z]+\n?| ?\d|[^A-Za-z\d ]\n?"  # regular expression of the tiny model's tokens
+    max_length: int = 1024  # longest segment in tokens; a longer episode goes on in a new segment
+    # --- data
+    dataset: str | None = None  # file of trajectories, ours or the original release's (default: generated and cached)
+    num_trajectories: int | None = None  # number of trajectories to generate (default: the task's)
+    top_fraction: float = 1.0  # share of the episodes to keep, by return, among those that the data did not cut short
+    success_only: bool = False  # keep successful episodes only
+    # --- the algorithm
+    num_iterations: int = 5  # number of iterations; after each, results are logged and a checkpoint is saved
+    steps_per_iteration: int = 200  # gradient steps of an iteration
+    minibatch_size: int = 64  # segments per gradient step
+    learning_rate: float = 1e-3  # learning rate of AdamW: linear warm-up over 100 steps, then constant
+    max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
+    # --- evaluation
+    eval_every: int = 1  # iterations from one evaluation on validation seeds to the next; 0: none
+    num_eval_episodes: int = 200  # games of an evaluation on validation seeds
+    num_test_episodes: int | None = None  # games of the final test (default: the task's)
+    num_envs: int = 512  # games played side by side
+    temperature: float = 1.0  # temperature of sampling; 0: greedy
+    max_new_tokens: int | None = None  # longest action in tokens (default: the longest of the data)
+
+
+PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands between digits and punctuation
+LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "maze_fo": dict(token_pattern=PHRASES, minibatch_size=512),
+    "maze_po": dict(token_pattern=LINES, minibatch_size=256, max_length=8),
+    "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=300_000, minibatch_size=128,
+                   learning_rate=2e-3, num_iterations=24, steps_per_iteration=500, eval_every=4,
+                   num_eval_episodes=1024, num_envs=1024),
+}
+
+
+# --- Model ---
+
+
+def build_model(args: Args, texts: set[str]) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+    """The policy and its tokenizer: pretrained, or tiny and random. Always in eval mode: nothing uses dropout."""
+    torch.manual_seed(args.seed)
+    if args.model != "tiny":
+        policy = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(args.device).eval()
+        if args.max_length > policy.config.max_position_embeddings:
+            raise ValueError(f"--max-length {args.max_length}: the model has {policy.config.max_position_embeddings}")
+        return policy, AutoTokenizer.from_pretrained(args.model)
+    # A piece of the task's own text is one token; WordPiece takes the longest match, so that others are spelled.
+    split = pre_tokenizers.Split(Regex(args.token_pattern), "isolated")
+    pieces = Counter(piece for text in sorted(texts) for piece, _ in split.pre_tokenize_str(text))
+    known = dict.fromkeys(["<unk>", *sorted(set("".join(texts))), *(piece for piece, _ in pieces.most_common(20_000))])
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(known)}, unk_token="<unk>",
+                                           continuing_subword_prefix="", max_input_chars_per_word=100_000))
+    tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.Fuse()
+    config = LlamaConfig(vocab_size=len(known), hidden_size=args.hidden_size, num_hidden_layers=args.num_layers,
+                         intermediate_size=4 * args.hidden_size, num_attention_heads=max(1, args.hidden_size // 32),
+                         max_position_embeddings=args.max_length, tie_word_embeddings=True, bos_token_id=None,
+                         eos_token_id=None)
+    policy = AutoModelForCausalLM.from_config(config).to(args.device).eval()
+    return policy, PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+class Codec:
+    """Text to ids and back, each text on its own, so that no token straddles the border between two speakers."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer, self.known = tokenizer, dict[str, list[int]]()
+        pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+        self.ends_action = ["\n" in piece for piece in pieces]  # many vocabularies have ".\n" as one token
+
+    def encode(self, text: str) -> list[int]:
+        if text not in self.known:
+            self.known[text] = self.tokenizer.encode(text, add_special_tokens=False)
+        return self.known[text]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of an action, cut behind its newline."""
+        text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return text[: text.find("\n") + 1] or text
+
+
+class RowLayer(StaticLayer):
+    """A layer of the key/value cache that writes each row at the row's own positions, and grows with them."""
+
+    def update(self, keys: Tensor, values: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        if self.room > self.keys.shape[2]:
+            more = (0, 0, 0, 2 * self.room - self.keys.shape[2])
+            self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
+        self.keys[self.rows, :, self.positions] = keys.transpose(1, 2)  # (B, W, heads, d)
+        self.values[self.rows, :, self.positions] = values.transpose(1, 2)
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
+class CachedTrunk:
+    """A transformer that is fed piece by piece, its key/value cache kept; every row has a length of its own."""
+
+    def __init__(self, trunk: nn.Module, max_length: int) -> None:
+        self.trunk, self.max_length = trunk, max_length
+        self.cache = Cache(layers=[RowLayer(64) for _ in range(trunk.config.num_hidden_layers)])
+
+    def __call__(self, ids: Tensor, start: Tensor, count: Tensor) -> Tensor:
+        """Append `count` (B,) of `ids` (B, W) to rows `start` (B,) long; returns the last one's hidden state (B, d)."""
+        positions = start[:, None] + torch.arange(ids.shape[1], device=ids.device)  # (B, W)
+        length, room = int((start + count).max()), int(positions.max()) + 1
+        # What is behind a row's end is padding or an older game; it is overwritten before the row can see it.
+        mask = torch.arange(length, device=ids.device) <= positions[:, :, None]  # (B, W, length)
+        rows = torch.arange(len(ids), device=ids.device)
+        for layer in self.cache.layers:
+            layer.rows, layer.positions, layer.length, layer.room = rows[:, None], positions, length, room
+        hidden = self.trunk(input_ids=ids, attention_mask=mask[:, None], past_key_values=self.cache, use_cache=True,
+                            position_ids=positions.clamp(max=self.max_length - 1)).last_hidden_state
+        return hidden[rows, (count - 1).clamp(min=0)]
+
+    def select(self, rows: list[int]) -> None:
+        """Keep these rows only."""
+        for layer in self.cache.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+
+
+# --- Rollout ---
+
+OBS, ACTION, ACTION_END = 0, 1, 2  # whose a token is; the last one of an action carries its reward and its discount
+
+
+class Segment:
+    """Tokens that the model sees together."""
+
+    def __init__(self) -> None:
+        self.ids, self.who = list[int](), list[int]()
+        self.rewards, self.logprobs = list[float](), list[float]()  # the latter as sampled; 0 where nothing was
+        self.next: Segment | None = None  # where the episode goes on
+        self.terminated = False  # the rules ended the episode here
+
+    def add(self, ids: list[int], who: int, logprobs: list[float] | None = None) -> None:
+        self.ids += ids
+        self.who += [who] * len(ids)
+        self.rewards += [0.0] * len(ids)
+        self.logprobs += logprobs or [0.0] * len(ids)
+
+
+class Episode:
+    """One game as tokens, in segments: offline data and rollouts are built by the same three calls."""
+
+    def __init__(self, markov: bool, max_length: int, max_new_tokens: int, seed: int = 0) -> None:
+        self.markov, self.max_length, self.seed = markov, max_length, seed
+        self.room = max_length - max_new_tokens - 1  # before an action and the newline behind one that is cut off
+        self.segments, self.parts = list[Segment](), list[list[int]]()  # parts: obs_0, action_0, obs_1, …
+        self.texts, self.rewards, self.success, self.num_invalid = list[str](), list[float](), False, 0
+        self.fed = self.action_start = 0  # tokens of the last segment that the model has seen; that precede the action
+
+    def observe(self, ids: list[int], text: str) -> None:
+        """Append an observation: in a new segment if the task is Markov, or if the next action would not fit otherwise.
+
+        The new segment of a long episode opens with its first text and the newest turns that fill half of it. The
+        actions among them are context: each is trained on once, where it was played.
+        """
+        self.texts.append(text)
+        self.parts.append(ids)
+        if self.markov or not self.segments or len(self.segments[-1].ids) + len(ids) > self.room:
+            if self.segments and not self.markov:
+                first, newest = self.parts[0], list[int]()
+                for i in range(len(self.parts) - 2, 0, -2):
+                    turn = self.parts[i] + self.parts[i + 1]
+                    if len(first) + len(newest) + len(turn) > self.max_length // 2:
+                        break
+                    newest = turn + newest
+                ids = first + (newest or ids)
+            if len(ids) > self.room:
+                needed = len(ids) + self.max_length - self.room
+                raise ValueError(f"--max-length {self.max_length} is shorter than one turn needs: {needed} tokens")
+            self.segments.append(Segment())
+            self.fed = 0
+            if len(self.segments) > 1:
+                self.segments[-2].next = self.segments[-1]
+        self.segments[-1].add(ids, OBS)
+        self.action_start = len(self.segments[-1].ids)
+
+    def end_action(self, text: str, reward: float, suffix: list[int]) -> None:
+        """Close an action whose tokens were added; `suffix`: the newline, not the agent's, behind one cut off."""
+        segment = self.segments[-1]
+        segment.who[-1], segment.rewards[-1] = ACTION_END, reward
+        segment.add(suffix, OBS)
+        self.parts.append(segment.ids[self.action_start :])
+        self.texts.append(text)
+        self.rewards.append(reward)
+
+
+def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[list[int], list[float]]:
+    """Tokens (B,) drawn from logits (B, V), and the log-probabilities that they were drawn with."""
+    logprobs = F.log_softmax(logits.float() / (temperature or 1.0), -1)
+    tokens = torch.multinomial(logprobs.exp(), 1, generator=generator) if temperature else logprobs.argmax(-1, True)
+    return tokens[:, 0].tolist(), logprobs.gather(-1, tokens)[:, 0].tolist()
+
+
+@torch.inference_mode()
+def rollout(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: VectorEnv, codec: Codec,
+            seeds: Iterable[int], args: Args, generator: torch.Generator) -> list[Episode]:
+    """Play a game for each seed, many side by side, by sampling from `next_logits(hidden states of each trunk)`.
+
+    A pass feeds each row what it has not seen: a token, an observation. Rows are not in step; ended ones are refilled.
+    """
+    device, caches = trunks[0].device, [CachedTrunk(trunk, args.max_length) for trunk in trunks]
+    episodes = [Episode(envs.envs[0].markov, args.max_length, args.max_new_tokens, seed) for seed in seeds]
+    waiting, progress = deque(episodes), tqdm(total=len(episodes), desc="playing", leave=False, delay=2)
+    playing: dict[int, Episode] = {}  # by the index of the environment
+
+    def begin(indices: Iterable[int]) -> None:
+        playing.update({index: waiting.popleft() for index in list(indices)[: len(waiting)]})
+        seeds = {index: playing[index].seed for index in indices if index in playing}
+        for index, (obs, _) in envs.reset(seeds).items():
+            playing[index].observe(codec.encode(obs), obs)
+
+    begin(range(len(envs.envs)))
+    rows = list(playing)  # the environment of each row
+    while playing:
+        if len(playing) <= len(rows) // 2:  # the last games: drop the rows that idle
+            for cache in caches:
+                cache.select([i for i, index in enumerate(rows) if index in playing])
+            rows = [index for index in rows if index in playing]
+        games = [playing.get(index) for index in rows]
+        pending = [game.segments[-1].ids[game.fed :] if game else [] for game in games]
+        # The mean, not the longest: one row with much to read must not pad all others to its width.
+        width = -(-sum(map(len, pending)) // len(playing))
+        count = [min(len(ids), width) for ids in pending]
+        ids = [ids[:n] + [0] * (max(count) - n) for ids, n in zip(pending, count, strict=True)]
+        inputs = [torch.tensor(x, device=device) for x in (ids, [game.fed if game else 0 for game in games], count)]
+        hidden = [cache(*inputs) for cache in caches]
+        for game, n in zip(games, count, strict=True):
+            if game:
+                game.fed += n
+        ready = [i for i, ids in enumerate(pending) if ids and count[i] == len(ids)]
+        tokens, logprobs = sample(next_logits(*(h[ready] for h in hidden)), args.temperature, generator)
+        actions = {}
+        for i, token, logprob in zip(ready, tokens, logprobs, strict=True):
+            segment = games[i].segments[-1]
+            segment.add([token], ACTION, [logprob])
+            if codec.ends_action[token] or len(segment.ids) - games[i].action_start == args.max_new_tokens:
+                actions[rows[i]] = codec.decode(segment.ids[games[i].action_start :])
+        finished = []
+        for index, (obs, reward, terminated, truncated, info) in envs.step(actions).items():
+            game = playing[index]
+            game.end_action(actions[index], reward, [] if actions[index].endswith("\n") else codec.encode("\n"))
+            game.segments[-1].terminated, game.success = terminated, info["success"]
+            game.num_invalid += not info["valid"]
+            if terminated:
+                game.texts.append(obs)  # read by people only: a state without a future
+            else:
+                game.observe(codec.encode(obs), obs)
+            if terminated or truncated:
+                finished.append(index)
+                del playing[index]
+                progress.update()
+        begin(finished)
+    progress.close()
+    return episodes
+
+
+# --- Data ---
+
+
+def choose(trajectories: list[Trajectory], args: Args) -> tuple[list[Trajectory], list[Trajectory]]:
+    """The episodes to train on and one in ten that is held out, both behind the filter; ties at its border by seed."""
+    order = np.random.default_rng(args.seed).permutation(len(trajectories))
+    chosen = [trajectories[i] for i in order if trajectories[i].success or not args.success_only]
+    if args.top_fraction < 1:
+        chosen = sorted((t for t in chosen if t.terminated), key=lambda t: -t.episodic_return)  # stable
+        chosen = chosen[: round(args.top_fraction * len(chosen))]
+        np.random.default_rng([args.seed, 1]).shuffle(chosen)
+    if len(chosen) < 2:
+        raise ValueError(f"the filter leaves {len(chosen)} of {len(trajectories)} episodes")
+    return chosen[max(1, len(chosen) // 10) :], chosen[: max(1, len(chosen) // 10)]
+
+
+def encode(trajectories: list[Trajectory], env: Env, codec: Codec, args: Args) -> list[Segment]:
+    """Offline trajectories as segments, in their order."""
+    segments: list[Segment] = []
+    for trajectory in tqdm(trajectories, "tokenising", leave=False, delay=2):
+        episode = Episode(env.markov, args.max_length, args.max_new_tokens)
+        for i, text in enumerate(trajectory.texts):
+            if i % 2 == 0 and (i < 2 * len(trajectory.rewards) or not trajectory.terminated):
+                episode.observe(codec.encode(text), text)
+            elif i % 2:
+                episode.segments[-1].add(codec.encode(text), ACTION)
+                episode.end_action(text, trajectory.rewards[i // 2], [])
+        episode.segments[-1].terminated = trajectory.terminated
+        segments += episode.segments
+    return segments
+
+
+def minibatches(data: list[Segment], size: int, block: int, seed: int, step: int) -> Iterator[list[Segment]]:
+    """Minibatches from gradient step `step` on, epoch after epoch, as (seed, epoch) says.
+
+    Runs of `block` consecutive segments stay together. Long segments share minibatches with long ones: less padding.
+    """
+    runs = [data[i : i + block] for i in range(0, len(data), block)]
+    longest = np.array([max(len(segment.ids) for segment in run) for run in runs])
+    per_batch = max(1, min(size // block, len(runs)))
+    epoch, skip = divmod(step, num_batches := len(runs) // per_batch)
+    while True:
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(runs))[: num_batches * per_batch]
+        if longest.mean() < 0.75 * longest.max():  # not for little: segments of one length are often of one kind
+            for chunk in np.array_split(order, max(1, len(order) // (50 * per_batch))):
+                chunk[:] = chunk[np.argsort(longest[chunk], kind="stable")]
+        for batch in rng.permutation(order.reshape(num_batches, per_batch))[skip:]:
+            yield [segment for i in batch for segment in runs[i]]
+        epoch, skip = epoch + 1, 0
+
+
+def collate(batch: list[Segment], device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Segments, padded on the right, which a causal model needs no mask for: ids (B, T); and for each of their n action
+    tokens the row and the position that predict it, and the token: row, t, tokens (n,)."""
+    ids = np.zeros((2, len(batch), max(len(segment.ids) for segment in batch)), dtype=np.int64)
+    for i, segment in enumerate(batch):
+        ids[:, i, : len(segment.ids)] = segment.ids, segment.who
+    row, t = (ids[1, :, 1:] != OBS).nonzero()  # the shift: position t predicts token t + 1
+    ids, place, tokens = *distinct_rows(ids[0]), ids[0, row, t + 1]
+    return tuple(torch.from_numpy(x).to(device) for x in (ids, place[row], t, tokens))
+
+
+def distinct_rows(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the rows without repetitions, which of them each row is): equal segments pass through the model once."""
+    place: dict[bytes, int] = {}
+    index = np.array([place.setdefault(row.tobytes(), len(place)) for row in ids])
+    return np.stack([np.frombuffer(row, ids.dtype) for row in place]), index
+
+
+# --- Targets and loss ---
+
+
+def bc_loss(policy: nn.Module, ids: Tensor, row: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+    """-log π of the action tokens, their mean over the minibatch; arguments as `collate` returns them."""
+    hidden = policy.base_model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, d)
+    return F.cross_entropy(policy.lm_head(hidden[row, t]).float(), tokens)
+
+
+# --- Evaluation ---
+
+
+def evaluate(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: VectorEnv, codec: Codec, args: Args,
+             prefix: str) -> tuple[dict[str, float], list[Episode]]:
+    """Play the games of the validation (`prefix` "eval") or of the "test", the same every time."""
+    first, num_episodes = VALIDATION_SEED, args.num_eval_episodes
+    if prefix == "test":
+        first, num_episodes = TEST_SEED, args.num_test_episodes or envs.envs[0].num_test_episodes
+    generator, start = torch.Generator(args.device).manual_seed(args.seed), time.time()
+    episodes = rollout(trunks, next_logits, envs, codec, range(first, first + num_episodes), args, generator)
+    returns = np.array([sum(episode.rewards) for episode in episodes])
+    num_turns = sum(len(episode.rewards) for episode in episodes)
+    num_tokens = sum(len(segment.ids) for episode in episodes for segment in episode.segments)
+    return {
+        f"{prefix}/episodic_return": returns.mean(),
+        f"{prefix}/episodic_return_se": returns.std() / len(returns) ** 0.5,
+        f"{prefix}/episodic_length": num_turns / len(episodes),
+        f"{prefix}/score": envs.envs[0].score(returns.mean()),
+        f"{prefix}/success": np.mean([episode.success for episode in episodes]),
+        f"{prefix}/invalid_actions": sum(episode.num_invalid for episode in episodes) / num_turns,
+        "perf/rollout_tokens_per_second": num_tokens / (time.time() - start),
+        "perf/minutes": (time.time() - start) / 60,
+    }, episodes
+
+
+# --- Bookkeeping ---
+
+
+def replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a file or folder aside, then rename it: nothing is ever half there."""
+    aside = path.with_name(path.name + ".tmp")
+    write(aside)
+    if path.is_dir():
+        shutil.rmtree(path)
+    aside.replace(path)
+
+
+def open_run(args: Args) -> tuple[Path, dict[str, Any]]:
+    """The run's folder and the checkpoint to resume from, or {}; raises ValueError rather than overwrite a run."""
+    run = ROOT / "runs" / f"{args.env_id}__{args.exp_name}__{args.seed}"
+    if not (run / "args.json").exists():
+        return run, {}
+    if not args.resume:
+        raise ValueError(f"{run} holds a run: go on with --resume, name another --exp-name or --seed, or delete it")
+    before, now = json.loads((run / "args.json").read_text())["args"], json.loads(json.dumps(asdict(args)))
+    free = ("num_iterations", "track", "device", "resume")
+    changed = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in now.items() if k not in free and before.get(k) != v]
+    if changed:
+        raise ValueError(f"--resume of {run} with other arguments: {'; '.join(changed)}")
+    last = run / "last.pt"
+    return run, torch.load(last, map_location=args.device, weights_only=True) if last.exists() else {}
+
+
+def begin_run(run: Path, args: Args, checkpoint: dict[str, Any]) -> Any:
+    """Write args.json, drop what was logged after the checkpoint; returns the wandb run, if one is wanted."""
+    run.mkdir(parents=True, exist_ok=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    about = {"args": asdict(args), "commit": commit, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    replace(run / "args.json", lambda path: path.write_text(json.dumps(about, indent=1)))
+    lines = (run / "metrics.jsonl").read_text().splitlines() if checkpoint else []
+    lines = [line for line in lines if "test/" not in line and json.loads(line)["iteration"] <= checkpoint["iteration"]]
+    replace(run / "metrics.jsonl", lambda path: path.write_text("".join(line + "\n" for line in lines)))
+    if args.track:
+        import wandb  # only here: nothing else needs it
+
+        return wandb.init(project="lmrl-gym", name=run.name, id=run.name, config=asdict(args), resume="allow")
+
+
+def log(run: Path, tracker: Any, row: dict[str, Any]) -> None:
+    """Append a row to metrics.jsonl, print it, track it."""
+    row = {name: value if isinstance(value, int) else float(value) for name, value in row.items()}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    tqdm.write("  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items() if "perf" not in name))
+    if tracker:
+        tracker.log(row, step=row["global_step"])
+
+
+def report(args: Args, metrics: dict[str, float], minutes: float) -> None:
+    """Print the line with the result."""
+    print(f"{args.env_id} {args.exp_name} seed {args.seed}: return {metrics['test/episodic_return']:.3f} ± "
+          f"{metrics['test/episodic_return_se']:.3f} (s.e. over games), score {metrics['test/score']:.1f}, success "
+          f"{metrics['test/success']:.3f}, invalid {metrics['test/invalid_actions']:.4f}, {minutes:.1f} minutes")
+
+
+def saved_args(args: Args) -> Args:
+    """The arguments of the finished run `args.evaluate_only`, but those of playing as they are given now."""
+    run = Path(args.evaluate_only)
+    if not (run / "model").is_dir():
+        raise FileNotFoundError(f"{run} is not the folder of a finished run")
+    now = {name: getattr(args, name) for name in ("device", "temperature", "num_envs", "num_test_episodes")}
+    return Args(**json.loads((run / "args.json").read_text())["args"] | now | {"model": str(run / "model")})
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep freed blocks: else each temporary of each step is page-faulted anew, at half the speed."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            libc.mallopt(option, 2**31 - 1)
+
+
+def save_episodes(run: Path, episodes: list[Episode]) -> None:
+    """Write the transcripts, a game a line."""
+    games = ({"seed": e.seed, "texts": e.texts, "rewards": e.rewards, "success": e.success} for e in episodes)
+    lines = [json.dumps(game, ensure_ascii=False) for game in games]
+    replace(run / "episodes.jsonl", lambda path: path.write_text("\n".join(lines) + "\n"))
+
+
+# --- Training ---
+
+
+def gradient_steps(losses_of: Callable[[list[Segment]], dict[str, Tensor]], optimizer: torch.optim.Optimizer, lr: float,
+                   batches: Iterator[list[Segment]], step: int, args: Args) -> dict[str, float]:
+    """One iteration, from gradient step `step` on: descend the first of `losses_of(minibatch)`; returns their means."""
+    sums, num_tokens, start = Counter(), 0, time.time()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for i in trange(args.steps_per_iteration, desc="training", leave=False, delay=2):
+        optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + i + 1) / 100)
+        losses = losses_of(batch := next(batches))
+        next(iter(losses.values())).backward()
+        losses["grad_norm"] = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        sums.update({f"losses/{name}": value.item() / args.steps_per_iteration for name, value in losses.items()})
+        num_tokens += sum(len(segment.ids) for segment in batch)
+    return sums | {"charts/learning_rate": lr, "perf/train_tokens_per_second": num_tokens / (time.time() - start)}
+
+
+def parse_args() -> Args:
+    """The command line; what it leaves out is as TASK_DEFAULTS has it for the task, else as Args has it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--env-id", "--env_id", default=Args.env_id)
+    env_id = parser.parse_known_args()[0].env_id
+    return tyro.cli(Args, description=__doc__, default=Args(env_id=env_id, **TASK_DEFAULTS.get(env_id, {})))
+
+
+def main(args: Args) -> dict[str, float]:
+    """Train (or with `evaluate_only` load), test and save; returns the metrics of the test."""
+    if args.evaluate_only:
+        args = saved_args(args)
+        policy, tokenizer = build_model(args, set())
+        args.max_new_tokens = policy.generation_config.max_new_tokens
+        envs = VectorEnv(args.env_id, args.num_envs, **args.env_options)
+        metrics, episodes = evaluate([policy.base_model], policy.lm_head, envs, Codec(tokenizer), args, "test")
+        for episode in episodes[:3]:
+            print(*episode.texts, f"(return {sum(episode.rewards):g})\n\n", sep="", end="")
+        report(args, metrics, metrics["perf/minutes"])
+        return metrics
+    keep_freed_memory()
+    run, checkpoint = open_run(args)
+    env, envs = make(args.env_id, **args.env_options), VectorEnv(args.env_id, args.num_envs, **args.env_options)
+    source = load_dataset(env, args.dataset, args.num_trajectories, **args.env_options)
+    trajectories = list(tqdm(source, "reading", leave=False, delay=2))
+    given, start = copy.copy(args), time.time() - checkpoint.get("seconds", 0.0)
+    train, held_out = choose(trajectories, args)
+    policy, tokenizer = build_model(args, {text for trajectory in trajectories for text in trajectory.texts})
+    codec = Codec(tokenizer)
+    actions = {text for trajectory in trajectories for text in trajectory.texts[1::2]}
+    args.max_new_tokens = args.max_new_tokens or max(len(codec.encode(action)) for action in actions)
+    policy.generation_config.max_new_tokens = args.max_new_tokens  # saved with the model
+    data, held_out_batch = encode(train, env, codec, args), encode(held_out[:1000], env, codec, args)[:1000]
+    optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    if checkpoint:
+        policy.load_state_dict(checkpoint["policy"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    done, steps = checkpoint.get("iteration", 0), args.steps_per_iteration
+    tracker = begin_run(run, given, checkpoint)
+
+    batches = minibatches(data, args.minibatch_size, 1, args.seed, done * steps)
+    for iteration in range(done + 1, args.num_iterations + 1):
+        row = {"iteration": iteration, "global_step": iteration * steps}
+        row |= gradient_steps(lambda batch: {"bc_loss": bc_loss(policy, *collate(batch, args.device))}, optimizer,
+                              args.learning_rate, batches, (iteration - 1) * steps, args)
+        with torch.no_grad():
+            row["losses/held_out_bc_loss"] = bc_loss(policy, *collate(held_out_batch, args.device))
+        if args.eval_every and iteration % args.eval_every == 0:
+            row |= evaluate([policy.base_model], policy.lm_head, envs, codec, args, "eval")[0]
+        log(run, tracker, row | {"charts/minutes": (time.time() - start) / 60})
+        state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "iteration": iteration,
+                 "seconds": time.time() - start}
+        replace(run / "last.pt", lambda path, state=state: torch.save(state, path))
+
+    metrics, episodes = evaluate([policy.base_model], policy.lm_head, envs, codec, args, "test")
+    minutes = (time.time() - start) / 60
+    log(run, tracker, {"iteration": args.num_iterations, "global_step": args.num_iterations * steps} | metrics
+        | {"charts/minutes": minutes})
+    save_episodes(run, episodes)
+    replace(run / "model", lambda path: (policy.save_pretrained(path), tokenizer.save_pretrained(path)))
+    report(args, metrics, minutes)
+    return metrics
+
+
+if __name__ == "__main__":
+    main(parse_args())
