@@ -12,7 +12,8 @@ experiments="
 maze_fo maze_po wordle | bc_maze     | bc_maze     |
 maze_fo maze_po        | filtered_bc | bc_maze     | --success-only
 wordle                 | filtered_bc | bc_maze     | --top-fraction 0.3
-maze_fo maze_po wordle | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__bc_maze__SEED
+maze_fo maze_po        | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__bc_maze__SEED
+wordle                 | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__filtered_bc__SEED
 "
 all_tasks="maze_fo maze_po wordle"
 

@@ -88,8 +88,8 @@ PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands betw
 LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "maze_fo": dict(token_pattern=PHRASES, minibatch_size=512),
-    "maze_po": dict(token_pattern=LINES, minibatch_size=256, max_length=8),
-    "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=300_000, minibatch_size=128,
+    "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=256),
+    "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=1_000_000, minibatch_size=128,
                    learning_rate=2e-3, num_iterations=24, steps_per_iteration=500, eval_every=4,
                    num_eval_episodes=1024, num_envs=1024),
 }
@@ -406,7 +406,7 @@ def evaluate(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: 
     first, num_episodes = VALIDATION_SEED, args.num_eval_episodes
     if prefix == "test":
         first, num_episodes = TEST_SEED, args.num_test_episodes or envs.envs[0].num_test_episodes
-    generator, start = torch.Generator(args.device).manual_seed(args.seed), time.time()
+    generator, start = torch.Generator(args.device).manual_seed(2 * args.seed + (prefix == "test")), time.time()
     episodes = rollout(trunks, next_logits, envs, codec, range(first, first + num_episodes), args, generator)
     returns = np.array([sum(episode.rewards) for episode in episodes])
     num_turns = sum(len(episode.rewards) for episode in episodes)

@@ -102,9 +102,10 @@ PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands betw
 LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "maze_fo": dict(token_pattern=PHRASES, minibatch_size=512, num_iterations=12, expectile=0.9, cql_weight=0.1,
-                    tau=0.1, bootstrap="target", beta=(4.0, 16.0, 64.0), eval_every=3),
-    "maze_po": dict(token_pattern=LINES, minibatch_size=256, max_length=8, num_iterations=9, expectile=0.9,
-                    cql_weight=0.1, tau=0.1, bootstrap="target", beta=(1.0, 4.0, 16.0), eval_every=3),
+                    tau=0.1, bootstrap="target", beta=(4.0, 16.0, 64.0), eval_every=4),
+    "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=512, learning_rate=3e-4, num_iterations=8,
+                    expectile=0.7, gamma=0.9, cql_weight=0.1, tau=0.1, bootstrap="target", beta=(1.0, 2.0, 4.0, 8.0),
+                    eval_every=2),
     "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=300_000, minibatch_size=128,
                    learning_rate=1e-3, bc_learning_rate=2e-3, bc_iterations=15, num_iterations=15,
                    steps_per_iteration=500, eval_every=5, expectile=0.8, bootstrap="target", tau=0.02,
@@ -499,7 +500,7 @@ def evaluate(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: 
     first, num_episodes = VALIDATION_SEED, args.num_eval_episodes
     if prefix == "test":
         first, num_episodes = TEST_SEED, args.num_test_episodes or envs.envs[0].num_test_episodes
-    generator, start = torch.Generator(args.device).manual_seed(args.seed), time.time()
+    generator, start = torch.Generator(args.device).manual_seed(2 * args.seed + (prefix == "test")), time.time()
     episodes = rollout(trunks, next_logits, envs, codec, range(first, first + num_episodes), args, generator)
     returns = np.array([sum(episode.rewards) for episode in episodes])
     num_turns = sum(len(episode.rewards) for episode in episodes)
