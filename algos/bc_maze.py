@@ -40,7 +40,7 @@ import tyro
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from tqdm import tqdm, trange
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(ROOT := Path(__file__).resolve().parent.parent))  # runs from a plain checkout, from anywhere
@@ -89,7 +89,7 @@ LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "maze_fo": dict(token_pattern=PHRASES, minibatch_size=512),
     "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=256),
-    "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=1_000_000, minibatch_size=128,
+    "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=300_000, minibatch_size=128,
                    learning_rate=2e-3, num_iterations=24, steps_per_iteration=500, eval_every=4,
                    num_eval_episodes=1024, num_envs=1024),
 }
@@ -127,7 +127,8 @@ class Codec:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer, self.known = tokenizer, dict[str, list[int]]()
         pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
-        self.ends_action = ["\n" in piece for piece in pieces]  # many vocabularies have ".\n" as one token
+        # A set: a model may have more ids than its tokenizer. Many vocabularies have ".\n" as one token.
+        self.ends_action = {i for i, piece in enumerate(pieces) if "\n" in piece}
 
     def encode(self, text: str) -> list[int]:
         if text not in self.known:
@@ -224,7 +225,7 @@ class Episode:
                 first, newest = self.parts[0], list[int]()
                 for i in range(len(self.parts) - 2, 0, -2):
                     turn = self.parts[i] + self.parts[i + 1]
-                    if len(first) + len(newest) + len(turn) > self.max_length // 2:
+                    if len(first) + len(newest) + len(turn) > min(self.max_length // 2, self.room):
                         break
                     newest = turn + newest
                 ids = first + (newest or ids)
@@ -297,7 +298,7 @@ def rollout(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: V
         for i, token, logprob in zip(ready, tokens, logprobs, strict=True):
             segment = games[i].segments[-1]
             segment.add([token], ACTION, [logprob])
-            if codec.ends_action[token] or len(segment.ids) - games[i].action_start == args.max_new_tokens:
+            if token in codec.ends_action or len(segment.ids) - games[i].action_start == args.max_new_tokens:
                 actions[rows[i]] = codec.decode(segment.ids[games[i].action_start :])
         finished = []
         for index, (obs, reward, terminated, truncated, info) in envs.step(actions).items():
@@ -338,7 +339,8 @@ def encode(trajectories: list[Trajectory], env: Env, codec: Codec, args: Args) -
     """Offline trajectories as segments, in their order."""
     segments: list[Segment] = []
     for trajectory in tqdm(trajectories, "tokenising", leave=False, delay=2):
-        episode = Episode(env.markov, args.max_length, args.max_new_tokens)
+        longest = max([args.max_new_tokens, *(len(codec.encode(action)) for action in trajectory.texts[1::2])])
+        episode = Episode(env.markov, args.max_length, longest)
         for i, text in enumerate(trajectory.texts):
             if i % 2 == 0 and (i < 2 * len(trajectory.rewards) or not trajectory.terminated):
                 episode.observe(codec.encode(text), text)
@@ -548,10 +550,12 @@ def main(args: Args) -> dict[str, float]:
         return metrics
     keep_freed_memory()
     run, checkpoint = open_run(args)
+    given, start = copy.copy(args), time.time() - checkpoint.get("seconds", 0.0)
+    if args.model != "tiny":
+        AutoConfig.from_pretrained(args.model)  # raises OSError for an unknown model before any work is done
     env, envs = make(args.env_id, **args.env_options), VectorEnv(args.env_id, args.num_envs, **args.env_options)
     source = load_dataset(env, args.dataset, args.num_trajectories, **args.env_options)
     trajectories = list(tqdm(source, "reading", leave=False, delay=2))
-    given, start = copy.copy(args), time.time() - checkpoint.get("seconds", 0.0)
     train, held_out = choose(trajectories, args)
     policy, tokenizer = build_model(args, {text for trajectory in trajectories for text in trajectory.texts})
     codec = Codec(tokenizer)

@@ -46,7 +46,7 @@ import tyro
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from tqdm import tqdm, trange
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(ROOT := Path(__file__).resolve().parent.parent))  # runs from a plain checkout, from anywhere
@@ -145,7 +145,8 @@ class Codec:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer, self.known = tokenizer, dict[str, list[int]]()
         pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
-        self.ends_action = ["\n" in piece for piece in pieces]  # many vocabularies have ".\n" as one token
+        # A set: a model may have more ids than its tokenizer. Many vocabularies have ".\n" as one token.
+        self.ends_action = {i for i, piece in enumerate(pieces) if "\n" in piece}
 
     def encode(self, text: str) -> list[int]:
         if text not in self.known:
@@ -259,7 +260,7 @@ class Episode:
                 first, newest = self.parts[0], list[int]()
                 for i in range(len(self.parts) - 2, 0, -2):
                     turn = self.parts[i] + self.parts[i + 1]
-                    if len(first) + len(newest) + len(turn) > self.max_length // 2:
+                    if len(first) + len(newest) + len(turn) > min(self.max_length // 2, self.room):
                         break
                     newest = turn + newest
                 ids = first + (newest or ids)
@@ -332,7 +333,7 @@ def rollout(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: V
         for i, token, logprob in zip(ready, tokens, logprobs, strict=True):
             segment = games[i].segments[-1]
             segment.add([token], ACTION, [logprob])
-            if codec.ends_action[token] or len(segment.ids) - games[i].action_start == args.max_new_tokens:
+            if token in codec.ends_action or len(segment.ids) - games[i].action_start == args.max_new_tokens:
                 actions[rows[i]] = codec.decode(segment.ids[games[i].action_start :])
         finished = []
         for index, (obs, reward, terminated, truncated, info) in envs.step(actions).items():
@@ -368,7 +369,8 @@ def encode(trajectories: list[Trajectory], env: Env, codec: Codec, args: Args) -
     """Offline trajectories as segments, in their order."""
     segments: list[Segment] = []
     for trajectory in tqdm(trajectories, "tokenising", leave=False, delay=2):
-        episode = Episode(env.markov, args.max_length, args.max_new_tokens)
+        longest = max([args.max_new_tokens, *(len(codec.encode(action)) for action in trajectory.texts[1::2])])
+        episode = Episode(env.markov, args.max_length, longest)
         for i, text in enumerate(trajectory.texts):
             if i % 2 == 0 and (i < 2 * len(trajectory.rewards) or not trajectory.terminated):
                 episode.observe(codec.encode(text), text)
@@ -644,20 +646,21 @@ def main(args: Args) -> dict[str, float]:
         return metrics
     keep_freed_memory()
     run, checkpoint = open_run(args)
-    env, envs = make(args.env_id, **args.env_options), VectorEnv(args.env_id, args.num_envs, **args.env_options)
-    source = load_dataset(env, args.dataset, args.num_trajectories, **args.env_options)
-    trajectories = [t for t in tqdm(map(complete, source), "reading", leave=False, delay=2) if t]
     given, start = copy.copy(args), time.time() - checkpoint.get("seconds", 0.0)
     if args.bc_checkpoint:
         args.model, args.bc_iterations = str(Path(args.bc_checkpoint) / "model"), 0
+    if args.model != "tiny":
+        AutoConfig.from_pretrained(args.model)  # raises OSError for an unknown model before any work is done
+    env, envs = make(args.env_id, **args.env_options), VectorEnv(args.env_id, args.num_envs, **args.env_options)
+    source = load_dataset(env, args.dataset, args.num_trajectories, **args.env_options)
+    trajectories = [t for t in tqdm(map(complete, source), "reading", leave=False, delay=2) if t]
     policy, tokenizer = build_model(args, {text for trajectory in trajectories for text in trajectory.texts})
     codec = Codec(tokenizer)
     actions = {text for trajectory in trajectories for text in trajectory.texts[1::2]}
     args.max_new_tokens = args.max_new_tokens or max(len(codec.encode(action)) for action in actions)
     policy.generation_config.max_new_tokens = args.max_new_tokens  # saved with the model
-    order = np.random.default_rng(args.seed).permutation(len(trajectories))
-    train = [trajectories[i] for i in order[max(1, len(order) // 10) :]]
-    held_out = [trajectories[i] for i in order[: max(1, len(order) // 10)]]
+    shuffled = [trajectories[i] for i in np.random.default_rng(args.seed).permutation(len(trajectories))]
+    held_out, train = shuffled[: (cut := max(1, len(shuffled) // 10))], shuffled[cut:]
     data, held_out_batch = encode(train, env, codec, args), encode(held_out[:1000], env, codec, args)[:1000]
     returns_to_go = np.concatenate([np.cumsum(trajectory.rewards[::-1]) for trajectory in train])
     critic = Critic(policy, float(returns_to_go.mean())).to(args.device)
@@ -665,7 +668,7 @@ def main(args: Args) -> dict[str, float]:
     bc_optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
     optimizer = torch.optim.AdamW(critic.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
     pairs = list(target.parameters()), list(critic.parameters())
-    optimizer.register_step_post_hook(lambda *_: torch._foreach_lerp_(*pairs, args.tau))
+    optimizer.register_step_post_hook(torch.no_grad()(lambda *_: torch._foreach_lerp_(*pairs, args.tau)))
     parts = dict(policy=policy, critic=critic, target=target, bc_optimizer=bc_optimizer, optimizer=optimizer)
     for name in parts if checkpoint else ():
         parts[name].load_state_dict(checkpoint[name])
