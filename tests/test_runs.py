@@ -1,0 +1,468 @@
+"""Whole runs of the scripts, tiny ones: resuming, replaying, errors, saved models; and behaviour cloning itself."""
+
+import json
+import math
+import random
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
+
+from algos import bc_maze, ilql_wordle
+from envs import Env, EnvId, Trajectory, load_dataset, make, write_file
+
+SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle}
+scripts = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+
+
+def use_folder(patch, folder):
+    """Let runs and data go there, and mazes end soon."""
+    for script in SCRIPTS.values():
+        patch.setattr(script, "ROOT", folder)
+    patch.setattr("envs.DATA_DIR", folder / "data")
+    patch.setattr("envs.maze.MAX_MOVES", 5)
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path):
+    use_folder(monkeypatch, tmp_path)
+    return tmp_path
+
+
+def setting(script, **options):
+    """Arguments of a run of a few seconds; that of ILQL has two iterations of BC and two of its own."""
+    small = dict(env_id="maze_fo", device="cpu", token_pattern=script.PHRASES, num_trajectories=40, hidden_size=16,
+                 num_layers=1, max_length=48, num_iterations=4, steps_per_iteration=3, minibatch_size=16,
+                 num_eval_episodes=4, num_test_episodes=6, num_envs=4, max_new_tokens=3)
+    if script is ilql_wordle:
+        small |= dict(bc_iterations=2, num_iterations=2, bc_learning_rate=2e-3, beta=(1.0, 4.0), tau=0.1)
+    return script.Args(**small | options)
+
+
+def run_folder(args):
+    return bc_maze.ROOT / "runs" / f"{args.env_id}__{args.exp_name}__{args.seed}"
+
+
+def timeless(row):
+    """What does not depend on the machine's speed."""
+    return {name: value for name, value in row.items() if not name.startswith("perf/") and name != "charts/minutes"}
+
+
+def metrics_of(folder):
+    """The rows that a run logged, without the times."""
+    return [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(a, b):
+    """Two checkpoints, bit for bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert_same(a[name], b[name])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def assert_same_run(folder, other):
+    """Bit for bit, but for the times."""
+    assert metrics_of(folder) == metrics_of(other)
+    checkpoints = [torch.load(x / "last.pt", weights_only=True) for x in (folder, other)]
+    assert min(checkpoint.pop("seconds") for checkpoint in checkpoints) > 0
+    names = {"policy", "critic", "target"} if "critic" in checkpoints[0] else {"policy"}
+    assert checkpoints[0].keys() >= names and all(checkpoints[0][name] for name in names)
+    assert_same(*checkpoints)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of each script: {script: (args, metrics of the test, folder)}."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("finished")
+        use_folder(patch, home)
+        runs = {}
+        for name, script in SCRIPTS.items():
+            args = setting(script)
+            runs[name] = args, script.main(replace(args)), run_folder(args)
+    return runs
+
+
+@pytest.fixture
+def run(script, finished):
+    """(args, metrics of the test, folder) of the script's finished run."""
+    return finished[script.__name__.rpartition(".")[2]]
+
+
+# --- Resuming ---
+
+
+@scripts
+def test_the_same_seed_gives_the_same_run(script, run):
+    args, _, folder = run
+    again, other = args, replace(args, seed=2)
+    for x in (again, other):
+        script.main(replace(x))
+    assert_same_run(folder, run_folder(again))
+    rows = metrics_of(folder)
+    assert rows != metrics_of(run_folder(other))
+    names = {name for row in rows for name in row}
+    assert {"iteration", "global_step", "losses/held_out_bc_loss", "eval/score", "test/episodic_return"} <= names
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 4]
+    assert [row["global_step"] for row in rows] == [3, 6, 9, 12, 12]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+@scripts
+def test_learning_rate_warms_up_once(script, run):
+    """Over a hundred gradient steps, not over those of an iteration; ILQL after BC, with a rate of its own."""
+    args, _, folder = run
+    checkpoint = torch.load(folder / "last.pt", weights_only=True)
+    optimizers = {name: part for name, part in checkpoint.items() if "optimizer" in name}
+    num_steps = 12 // len(optimizers)
+    for name, state in optimizers.items():
+        rate = args.bc_learning_rate if name == "bc_optimizer" else args.learning_rate
+        assert state["param_groups"][0]["lr"] == pytest.approx(rate * num_steps / 100)
+        assert {int(x["step"]) for x in state["state"].values()} == {num_steps}
+
+
+@scripts
+def test_gradient_steps(script):
+    """The rate of each step, the norm of what is applied, and the means of what is logged, over the whole iteration."""
+    args = setting(script, steps_per_iteration=4, max_grad_norm=0.5)
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer, rates, applied = torch.optim.SGD([weight]), [], []
+    optimizer.register_step_pre_hook(lambda *_: applied.append(weight.grad.item()))
+    segment = script.Segment()
+
+    def losses_of(batch):
+        assert batch == [segment] and weight.grad is None
+        rates.append(optimizer.param_groups[0]["lr"])
+        return {"loss": weight.sum() * len(rates), "other": torch.tensor(10.0 * len(rates))}
+
+    logged = script.gradient_steps(losses_of, optimizer, 2.0, iter([[segment]] * 4), 97, args)
+    assert rates == pytest.approx([1.96, 1.98, 2.0, 2.0]) and applied == pytest.approx([0.5] * 4, rel=1e-4)
+    assert logged["losses/other"] == pytest.approx(25) and logged["losses/grad_norm"] == pytest.approx(2.5)
+    seen = [1 - 0.5 * sum(rates[:i]) for i in range(4)]
+    assert logged["losses/loss"] == pytest.approx(sum((i + 1) * x for i, x in enumerate(seen)) / 4, rel=1e-4)
+
+
+class Killed(Exception):
+    pass
+
+
+@scripts
+@pytest.mark.parametrize("killed_in", [1, 2, 3, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one(script, run, killed_in, monkeypatch):
+    """Wherever it was killed: here, between the log line of an iteration and its checkpoint."""
+    args, metrics, folder = run
+    log = script.log
+
+    def log_and_die(run, tracker, row):
+        log(run, tracker, row)
+        if row["iteration"] == killed_in:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "log", log_and_die)
+        with pytest.raises(Killed):
+            script.main(replace(args))
+    assert (run_folder(args) / "last.pt").exists() == (killed_in > 1)
+    assert timeless(script.main(replace(args, resume=True))) == timeless(metrics)
+    assert_same_run(folder, run_folder(args))
+
+
+@scripts
+def test_a_finished_run_goes_on(script, run):
+    """With more iterations, as if they had been asked for at once; with as many, it is only tested again."""
+    args, _, folder = run
+    script.main(replace(args, num_iterations=args.num_iterations // 2))
+    assert metrics_of(run_folder(args))[-1]["iteration"] < 4
+    for _ in range(2):
+        script.main(replace(args, resume=True))
+        assert_same_run(folder, run_folder(args))
+
+
+# --- Replaying ---
+
+
+@scripts
+def test_evaluate_only_reproduces_the_test(script, run, capsys):
+    _, metrics, folder = run
+    now = script.Args(device="cpu", evaluate_only=str(folder), num_envs=4, num_test_episodes=6)
+    assert timeless(script.main(replace(now))) == timeless(metrics)
+    shown = capsys.readouterr().out
+    assert shown.count("(return ") == 3 and f"return {metrics['test/episodic_return']:.3f}" in shown
+    greedy = timeless(script.main(replace(now, temperature=0.0)))
+    assert greedy == timeless(script.main(replace(now, temperature=0.0, num_envs=3))) != timeless(metrics)
+
+
+@scripts
+def test_transcripts(script, run):
+    _, metrics, folder = run
+    games = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    assert [game["seed"] for game in games] == list(range(bc_maze.TEST_SEED, bc_maze.TEST_SEED + 6))
+    assert np.mean([sum(game["rewards"]) for game in games]) == pytest.approx(metrics["test/episodic_return"])
+    env = make("maze_fo")
+    for game in games:
+        assert env.reset(game["seed"])[0] == game["texts"][0]
+        assert [env.step(action)[:2] for action in game["texts"][1::2]] == list(
+            zip(game["texts"][2::2], game["rewards"], strict=True))
+
+
+@scripts
+def test_the_saved_model(script, run):
+    """Is the checkpoint's, with a tokenizer that gives the same ids, and loads without the scripts."""
+    args, _, folder = run
+    saved = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    checkpoint = torch.load(folder / "last.pt", weights_only=True)
+    assert all(torch.equal(p, checkpoint["policy"][name]) for name, p in saved.named_parameters())
+    texts = {text for t in load_dataset(make("maze_fo"), None, 40) for text in t.texts}
+    tokenizer, loaded = script.build_model(args, texts)[1], AutoTokenizer.from_pretrained(folder / "model")
+    a, b = script.Codec(tokenizer), script.Codec(loaded)
+    assert a.ends_action == b.ends_action and len(tokenizer) == saved.config.vocab_size and len(texts) > 10
+    for text in texts | {"", "xyz\n", "move  up", "up\nmove\n"}:
+        assert a.encode(text) == b.encode(text)
+        assert tokenizer.decode(a.encode(text)) == loaded.decode(b.encode(text))
+    assert all(loaded.decode(b.encode(text)) == text for text in texts)
+    files = {"args.json", "episodes.jsonl", "last.pt", "metrics.jsonl", "model"}
+    assert {path.name for path in folder.iterdir()} == files | ({"value.pt"} if script is ilql_wordle else set())
+
+
+def test_bc_checkpoint(finished):
+    """ILQL with the policy of a BC run: no BC of its own, and the policy stays as it is."""
+    _, _, folder = finished["bc_maze"]
+    args = setting(ilql_wordle, bc_checkpoint=str(folder), hidden_size=999)
+    ilql_wordle.main(replace(args))
+    before, after = (torch.load(x / "last.pt", weights_only=True)["policy"] for x in (folder, run_folder(args)))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    rows = metrics_of(run_folder(args))
+    assert [row["iteration"] for row in rows] == [1, 2, 2] and all("losses/q_loss" in row for row in rows[:2])
+
+
+def test_target_copies(monkeypatch):
+    """target ← (1 - tau) · target + tau · online after every step, and no graph grows behind it."""
+    args, before, steps = setting(ilql_wordle), [], []
+    critic_losses = ilql_wordle.critic_losses
+
+    def watched(critic, target, batch, args):
+        now = [{name: p.detach().clone() for name, p in x.named_parameters()} for x in (critic, target)]
+        for name, p in target.named_parameters():
+            assert not p.requires_grad and p.is_leaf, name
+            if before:
+                expected = (1 - args.tau) * before[-1][1][name] + args.tau * now[0][name]
+                torch.testing.assert_close(now[1][name], expected, rtol=1e-5, atol=1e-7)
+            else:
+                assert torch.equal(now[0][name], now[1][name])
+        before.append(now)
+        steps.append(len(batch))
+        return critic_losses(critic, target, batch, args)
+
+    monkeypatch.setattr(ilql_wordle, "critic_losses", watched)
+    ilql_wordle.main(replace(args))
+    assert len(steps) == 6 and not torch.equal(before[0][1]["v.2.weight"], before[-1][1]["v.2.weight"])
+
+
+@scripts
+def test_a_pretrained_model(script, folder):
+    """A folder of GPT-2's making: bytes merged to tokens, positions of its own, no tiny model's tokenizer."""
+    texts = sorted({text for t in load_dataset(make("maze_fo"), None, 40) for text in t.texts})
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|endoftext|>"]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=100, n_embd=16, n_layer=1, n_head=2, bos_token_id=0,
+                        eos_token_id=0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "gpt2")
+    tokenizer.save_pretrained(folder / "gpt2")
+    options = dict(model=str(folder / "gpt2"), max_length=100, steps_per_iteration=1, num_iterations=1)
+    args = setting(script, **options | (dict(bc_iterations=1) if script is ilql_wordle else {}))
+    metrics = script.main(replace(args))
+    assert metrics["test/episodic_length"] > 0
+    folders = folder / "gpt2", run_folder(args) / "model"
+    before, after = (AutoModelForCausalLM.from_pretrained(path) for path in folders)
+    assert any(not torch.equal(p, q) for p, q in zip(before.parameters(), after.parameters(), strict=True))
+    again = script.main(script.Args(device="cpu", evaluate_only=str(run_folder(args)), num_envs=4, num_test_episodes=6))
+    assert again["test/episodic_return"] == metrics["test/episodic_return"]
+    with pytest.raises(ValueError, match="--max-length 101: .*100"):
+        script.main(replace(args, exp_name="long", max_length=101))
+
+
+# --- Errors ---
+
+
+@scripts
+def test_a_run_is_not_overwritten(script, run, monkeypatch):
+    args, _, folder = run
+    monkeypatch.setattr(script, "ROOT", folder.parent.parent)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(ValueError, match="holds a run.*--resume"):
+        script.main(replace(args))
+    for field, before_and_now in (("learning_rate", "0.001, is 0.5"), ("hidden_size", "16, is 17")):
+        with pytest.raises(ValueError, match=f"{field} was {before_and_now}$"):
+            script.main(replace(args, resume=True, **{field: json.loads(before_and_now.split()[-1])}))
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@scripts
+def test_errors_come_before_there_is_a_run(script, folder):
+    """So that the next attempt finds nothing in its way."""
+    write_file(make("maze_po"), load_dataset(make("maze_po"), None, 5), folder / "other.jsonl")
+    for error, match, options in (
+            (OSError, "nothing", dict(model=str(folder / "nothing"))),
+            (ValueError, "--max-length 20 ", dict(max_length=20)),
+            (ValueError, "other.jsonl, line 1: expected a maze_fo ", dict(dataset=str(folder / "other.jsonl"))),
+            (FileNotFoundError, "missing.jsonl", dict(dataset=str(folder / "missing.jsonl"))),
+            (ValueError, "no_such_task", dict(env_id="no_such_task")),
+            (ValueError, "no option", dict(env_options={"colour": "red"})),
+            (FileNotFoundError, "nowhere", dict(evaluate_only=str(folder / "nowhere"))),
+            (FileNotFoundError, "data", dict(evaluate_only=str(folder / "data")))):
+        with pytest.raises(error, match=match):
+            script.main(setting(script, **options))
+        assert not (folder / "runs").exists()
+
+
+def test_a_run_of_another_script_is_not_replayed(finished):
+    with pytest.raises((FileNotFoundError, TypeError, ValueError)):
+        ilql_wordle.main(ilql_wordle.Args(device="cpu", evaluate_only=str(finished["bc_maze"][2])))
+    with pytest.raises((FileNotFoundError, TypeError, ValueError)):
+        bc_maze.main(bc_maze.Args(device="cpu", evaluate_only=str(finished["ilql_wordle"][2])))
+
+
+# --- Command line ---
+
+
+@scripts
+@pytest.mark.parametrize("env_id", EnvId.__args__)
+def test_command_line_wins_over_task_defaults(script, env_id, monkeypatch):
+    def parse(*arguments):
+        monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+        return script.parse_args()
+
+    table = script.TASK_DEFAULTS.get(env_id, {})
+    expected = script.Args(env_id=env_id, **table)
+    assert parse("--env-id", env_id) == parse(f"--env_id={env_id}") == expected
+    assert asdict(expected) == asdict(script.Args()) | table | {"env_id": env_id}
+    given = dict(env_id=env_id, minibatch_size=7, learning_rate=0.5, seed=3, resume=True, max_length=99)
+    assert parse("--minibatch-size", "7", "--learning-rate", "0.5", "--seed", "3", "--env-id", env_id, "--resume",
+                 "--max-length", "99") == replace(expected, **given)
+
+
+@scripts
+def test_the_home_task_is_the_default(script, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    home = script.Args.env_id
+    assert script.parse_args() == script.Args(env_id=home, **script.TASK_DEFAULTS.get(home, {}))
+
+
+# --- Behaviour cloning ---
+
+
+class Say(Env):
+    markov = True
+
+    def __init__(self):
+        pass
+
+
+def test_bc_learns_one_batch():
+    """The loss falls to the entropy of the actions and no further: three to one after `a`, none after the others."""
+    said = [("a\n", "x\n"), ("a\n", "x\n"), ("a\n", "x\n"), ("a\n", "y\n"), ("b\n", "y\n"), ("b b b\n", "x\n")] * 2
+    args = setting(bc_maze, hidden_size=32, token_pattern=r"[a-z]\n?|\s")
+    trajectories = [Trajectory([obs, action], [0.0], True, True) for obs, action in said]
+    policy, tokenizer = bc_maze.build_model(args, {text for pair in said for text in pair})
+    arrays = bc_maze.collate(bc_maze.encode(trajectories, Say(), bc_maze.Codec(tokenizer), args), "cpu")
+    assert len(arrays[3]) == 12  # one token an action
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=0.0)
+    for _ in range(150):
+        loss = bc_maze.bc_loss(policy, *arrays)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    entropy = 4 / 6 * -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert entropy - 1e-4 < loss.item() < entropy + 0.02
+
+
+def trajectories(num_episodes):
+    """Games with returns of 0 to 9, some successful, some cut short; no two have the same texts."""
+    rng = random.Random(0)
+    return [Trajectory([f"{i}\n", "a\n"], [rng.randint(0, 9)], rng.random() < 0.7, rng.random() < 0.5)
+            for i in range(num_episodes)]
+
+
+def chosen(data, **options):
+    args = setting(bc_maze, **options)
+    train, held_out = bc_maze.choose(data, args)
+    assert (train, held_out) == bc_maze.choose(data, args)
+    names = [{t.texts[0] for t in part} for part in (train, held_out)]
+    assert not names[0] & names[1] and len(names[0]) == len(train) and len(names[1]) == len(held_out)
+    assert len(held_out) == max(1, len(train + held_out) // 10)
+    return train + held_out
+
+
+def test_choose():
+    data = trajectories(200)
+    everything = chosen(data)
+    assert sorted(t.texts for t in everything) == sorted(t.texts for t in data)
+    assert everything != data and everything != chosen(data, seed=2)
+    successes = [t for t in data if t.success]
+    assert sorted(t.texts for t in chosen(data, success_only=True)) == sorted(t.texts for t in successes)
+
+
+@pytest.mark.parametrize("success_only", [False, True])
+@pytest.mark.parametrize("top_fraction", [0.1, 0.3, 0.75])
+def test_choose_the_best(top_fraction, success_only):
+    """Whole games, of those that were not cut short; who is in among equals at the border depends on the seed."""
+    data = trajectories(1000)
+    candidates = [t for t in data if t.terminated and (t.success or not success_only)]
+    best = [chosen(data, top_fraction=top_fraction, success_only=success_only, seed=seed) for seed in (1, 2)]
+    expected = sorted((t.episodic_return for t in candidates), reverse=True)[: round(top_fraction * len(candidates))]
+    for kept in best:
+        assert all(t in candidates for t in kept)
+        assert sorted((t.episodic_return for t in kept), reverse=True) == expected
+        # In no order, so that what is held out is not the best.
+        assert [t.episodic_return for t in kept] != expected or len(set(expected)) == 1
+    border = min(expected)
+    names = [{t.texts[0] for t in kept if t.episodic_return == border} for kept in best]
+    assert names[0] != names[1]
+    assert {t.texts[0] for t in best[0]} - names[0] == {t.texts[0] for t in best[1]} - names[1]
+
+
+def test_a_filter_that_leaves_nothing():
+    failures = [replace(t, success=False) for t in trajectories(30)]
+    with pytest.raises(ValueError, match="leaves 0 of 30"):
+        bc_maze.choose(failures, setting(bc_maze, success_only=True))
+    cut = [replace(t, terminated=False) for t in trajectories(30)]
+    with pytest.raises(ValueError, match="leaves 0 of 30"):
+        bc_maze.choose(cut, setting(bc_maze, top_fraction=0.5))
+
+
+@scripts
+def test_held_out_data(script, monkeypatch):
+    """A tenth of the games is held out, and never trained on."""
+    read, encode, minibatches, batches = [], script.encode, script.minibatches, []
+
+    def watched_encode(trajectories, *rest):
+        read.append(trajectories)
+        return encode(trajectories, *rest)
+
+    def watched_minibatches(data, *rest):
+        batches.append(data)
+        return minibatches(data, *rest)
+
+    monkeypatch.setattr(script, "encode", watched_encode)
+    monkeypatch.setattr(script, "minibatches", watched_minibatches)
+    args = setting(script, steps_per_iteration=1, num_trajectories=50)
+    script.main(args)
+    train, held_out = read
+    assert len(train) == 45 and len(held_out) == 5
+    assert not {id(t) for t in train} & {id(t) for t in held_out}
+    acted = sum(len(t.rewards) for t in train)
+    assert all(sum(2 in segment.who for segment in data) == acted for data in batches) and batches
