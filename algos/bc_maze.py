@@ -490,8 +490,11 @@ def saved_args(args: Args) -> Args:
     run = Path(args.evaluate_only)
     if not (run / "model").is_dir():
         raise FileNotFoundError(f"{run} is not the folder of a finished run")
-    now = {name: getattr(args, name) for name in ("device", "temperature", "num_envs", "num_test_episodes")}
-    return Args(**json.loads((run / "args.json").read_text())["args"] | now | {"model": str(run / "model")})
+    saved = json.loads((run / "args.json").read_text())["args"]
+    if saved.keys() != asdict(args).keys():
+        raise ValueError(f"{run} is a run of another script")
+    now = {name: getattr(args, name) for name in ("device", "temperature", "num_test_episodes")}
+    return Args(**saved | now | {"model": str(run / "model")})
 
 
 def keep_freed_memory() -> None:
@@ -562,7 +565,7 @@ def main(args: Args) -> dict[str, float]:
     actions = {text for trajectory in trajectories for text in trajectory.texts[1::2]}
     args.max_new_tokens = args.max_new_tokens or max(len(codec.encode(action)) for action in actions)
     policy.generation_config.max_new_tokens = args.max_new_tokens  # saved with the model
-    data, held_out_batch = encode(train, env, codec, args), encode(held_out[:1000], env, codec, args)[:1000]
+    data, held_out_batch = encode(train, env, codec, args), encode(held_out[:256], env, codec, args)[:256]
     optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
     if checkpoint:
         policy.load_state_dict(checkpoint["policy"])

@@ -584,8 +584,11 @@ def saved_args(args: Args) -> Args:
     run = Path(args.evaluate_only)
     if not (run / "model").is_dir():
         raise FileNotFoundError(f"{run} is not the folder of a finished run")
-    now = {name: getattr(args, name) for name in ("device", "temperature", "num_envs", "num_test_episodes")}
-    return Args(**json.loads((run / "args.json").read_text())["args"] | now | {"model": str(run / "model")})
+    saved = json.loads((run / "args.json").read_text())["args"]
+    if saved.keys() != asdict(args).keys():
+        raise ValueError(f"{run} is a run of another script")
+    now = {name: getattr(args, name) for name in ("device", "temperature", "num_test_episodes")}
+    return Args(**saved | now | {"model": str(run / "model")})
 
 
 def keep_freed_memory() -> None:
@@ -661,7 +664,7 @@ def main(args: Args) -> dict[str, float]:
     policy.generation_config.max_new_tokens = args.max_new_tokens  # saved with the model
     shuffled = [trajectories[i] for i in np.random.default_rng(args.seed).permutation(len(trajectories))]
     held_out, train = shuffled[: (cut := max(1, len(shuffled) // 10))], shuffled[cut:]
-    data, held_out_batch = encode(train, env, codec, args), encode(held_out[:1000], env, codec, args)[:1000]
+    data, held_out_batch = encode(train, env, codec, args), encode(held_out[:256], env, codec, args)[:256]
     returns_to_go = np.concatenate([np.cumsum(trajectory.rewards[::-1]) for trajectory in train])
     critic = Critic(policy, float(returns_to_go.mean())).to(args.device)
     target = copy.deepcopy(critic).requires_grad_(False)

@@ -39,7 +39,7 @@ def setting(script, **options):
                  num_layers=1, max_length=48, num_iterations=4, steps_per_iteration=3, minibatch_size=16,
                  num_eval_episodes=4, num_test_episodes=6, num_envs=4, max_new_tokens=3)
     if script is ilql_wordle:
-        small |= dict(bc_iterations=2, num_iterations=2, bc_learning_rate=2e-3, beta=(1.0, 4.0), tau=0.1)
+        small |= dict(bc_iterations=2, num_iterations=2, bc_learning_rate=2e-3, beta=(1000.0, 3000.0), tau=0.1)
     return script.Args(**small | options)
 
 
@@ -267,6 +267,32 @@ def test_target_copies(monkeypatch):
     monkeypatch.setattr(ilql_wordle, "critic_losses", watched)
     ilql_wordle.main(replace(args))
     assert len(steps) == 6 and not torch.equal(before[0][1]["v.2.weight"], before[-1][1]["v.2.weight"])
+
+
+def test_beta_is_chosen_on_validation_games(monkeypatch):
+    """The best of the last evaluation plays the test, is reported and saved."""
+    args, played, returns = setting(ilql_wordle, beta=(1.0, 3.0, 2.0)), [], {0.0: -9, 1.0: -3, 3.0: -1, 2.0: -2}
+    q_policy, evaluate = ilql_wordle.q_policy, ilql_wordle.evaluate
+
+    def watched_q_policy(policy, critic, beta):
+        played.append(beta)
+        return q_policy(policy, critic, beta)
+
+    def watched_evaluate(*rest):
+        metrics, episodes = evaluate(*rest)
+        played.append(rest[-1])
+        return metrics | {f"{rest[-1]}/episodic_return": returns[played[-2]]}, episodes
+
+    monkeypatch.setattr(ilql_wordle, "q_policy", watched_q_policy)
+    monkeypatch.setattr(ilql_wordle, "evaluate", watched_evaluate)
+    assert ilql_wordle.main(replace(args))["test/episodic_return"] == -1
+    assert played == 2 * [0.0, "eval"] + 2 * [1.0, "eval", 3.0, "eval", 2.0, "eval"] + [3.0, "test"]
+    folder = run_folder(args)
+    assert [row["eval/beta"] for row in metrics_of(folder)] == [0.0, 0.0, 3.0, 3.0, 3.0]
+    assert [row.get("eval/episodic_return") for row in metrics_of(folder)] == [-9, -9, -1, -1, None]
+    saved = torch.load(folder / "value.pt", weights_only=True)
+    assert saved["beta"] == 3.0
+    assert_same(saved["critic"], torch.load(folder / "last.pt", weights_only=True)["critic"])
 
 
 @scripts
