@@ -20,16 +20,15 @@ To expect: it plays like the player behind the data (maze_fo: about -48), not be
 """
 
 import argparse
-import copy
 import ctypes
 import json
-import shutil
 import subprocess
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(ROOT := Path(__file__).resolve().parent.parent))  # runs from a plain checkout, from anywhere
-from envs import TEST_SEED, VALIDATION_SEED, Env, EnvId, Trajectory, VectorEnv, load_dataset, make  # noqa: E402
+from envs import SEEDS, EnvId, Trajectory, VectorEnv, load_shuffled, replace, statistics, write_file  # noqa: E402
 
 
 @dataclass
@@ -72,8 +71,9 @@ class Args:
     # --- the algorithm
     num_iterations: int = 5  # number of iterations; after each, results are logged and a checkpoint is saved
     steps_per_iteration: int = 200  # gradient steps of an iteration
-    minibatch_size: int = 64  # segments per gradient step
-    learning_rate: float = 1e-3  # learning rate of AdamW: linear warm-up over 100 steps, then constant
+    minibatch_size: int = 64  # episodes per gradient step
+    learning_rate: float = 1e-3  # learning rate of AdamW, after a linear warm-up over 100 steps
+    decay_from: int | None = None  # gradient step from which on the learning rate falls as 1 / √step (default: never)
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
     # --- evaluation
     eval_every: int = 1  # iterations from one evaluation on validation seeds to the next; 0: none
@@ -87,8 +87,8 @@ class Args:
 PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands between digits and punctuation
 LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
-    "maze_fo": dict(token_pattern=PHRASES, minibatch_size=512),
-    "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=256),
+    "maze_fo": dict(token_pattern=PHRASES, minibatch_size=32),
+    "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=32),
     "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=300_000, minibatch_size=128,
                    learning_rate=2e-3, num_iterations=24, steps_per_iteration=500, eval_every=4,
                    num_eval_episodes=1024, num_envs=1024),
@@ -114,9 +114,9 @@ def build_model(args: Args, texts: set[str]) -> tuple[nn.Module, PreTrainedToken
                                            continuing_subword_prefix="", max_input_chars_per_word=100_000))
     tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.Fuse()
     config = LlamaConfig(vocab_size=len(known), hidden_size=args.hidden_size, num_hidden_layers=args.num_layers,
-                         intermediate_size=4 * args.hidden_size, num_attention_heads=max(1, args.hidden_size // 32),
-                         max_position_embeddings=args.max_length, tie_word_embeddings=True, bos_token_id=None,
-                         eos_token_id=None)
+                         intermediate_size=4 * args.hidden_size, num_attention_heads=max(1, args.hidden_size // 16),
+                         max_position_embeddings=args.max_length, initializer_range=args.hidden_size**-0.5,
+                         tie_word_embeddings=True, bos_token_id=None, eos_token_id=None)
     policy = AutoModelForCausalLM.from_config(config).to(args.device).eval()
     return policy, PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
@@ -125,15 +125,10 @@ class Codec:
     """Text to ids and back, each text on its own, so that no token straddles the border between two speakers."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer, self.known = tokenizer, dict[str, list[int]]()
+        self.tokenizer, self.encode = tokenizer, lru_cache(None)(partial(tokenizer.encode, add_special_tokens=False))
         pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
         # A set: a model may have more ids than its tokenizer. Many vocabularies have ".\n" as one token.
         self.ends_action = {i for i, piece in enumerate(pieces) if "\n" in piece}
-
-    def encode(self, text: str) -> list[int]:
-        if text not in self.known:
-            self.known[text] = self.tokenizer.encode(text, add_special_tokens=False)
-        return self.known[text]
 
     def decode(self, ids: list[int]) -> str:
         """The text of an action, cut behind its newline."""
@@ -147,106 +142,94 @@ class RowLayer(StaticLayer):
     def update(self, keys: Tensor, values: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-        if self.room > self.keys.shape[2]:
-            more = (0, 0, 0, 2 * self.room - self.keys.shape[2])
+        if (needed := int(self.positions.max()) + 1) > self.keys.shape[2]:
+            more = (0, 0, 0, 2 * needed - self.keys.shape[2])
             self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
         self.keys[self.rows, :, self.positions] = keys.transpose(1, 2)  # (B, W, heads, d)
         self.values[self.rows, :, self.positions] = values.transpose(1, 2)
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
 
-class CachedTrunk:
-    """A transformer that is fed piece by piece, its key/value cache kept; every row has a length of its own."""
+def feed(trunk: nn.Module, cache: Cache, ids: Tensor, start: Tensor, count: Tensor, max_length: int) -> Tensor:
+    """Append `count` (B,) of `ids` (B, W) to the rows, `start` (B,) long; returns each row's last hidden state (B, d).
 
-    def __init__(self, trunk: nn.Module, max_length: int) -> None:
-        self.trunk, self.max_length = trunk, max_length
-        self.cache = Cache(layers=[RowLayer(64) for _ in range(trunk.config.num_hidden_layers)])
-
-    def __call__(self, ids: Tensor, start: Tensor, count: Tensor) -> Tensor:
-        """Append `count` (B,) of `ids` (B, W) to rows `start` (B,) long; returns the last one's hidden state (B, d)."""
-        positions = start[:, None] + torch.arange(ids.shape[1], device=ids.device)  # (B, W)
-        length, room = int((start + count).max()), int(positions.max()) + 1
-        # What is behind a row's end is padding or an older game; it is overwritten before the row can see it.
-        mask = torch.arange(length, device=ids.device) <= positions[:, :, None]  # (B, W, length)
-        rows = torch.arange(len(ids), device=ids.device)
-        for layer in self.cache.layers:
-            layer.rows, layer.positions, layer.length, layer.room = rows[:, None], positions, length, room
-        hidden = self.trunk(input_ids=ids, attention_mask=mask[:, None], past_key_values=self.cache, use_cache=True,
-                            position_ids=positions.clamp(max=self.max_length - 1)).last_hidden_state
-        return hidden[rows, (count - 1).clamp(min=0)]
-
-    def select(self, rows: list[int]) -> None:
-        """Keep these rows only."""
-        for layer in self.cache.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+    What is behind a row's end is padding or an older game; it is overwritten before the row can see it.
+    """
+    rows, columns = (torch.arange(n, device=ids.device) for n in ids.shape)
+    positions, length = start[:, None] + columns, int((start + count).max())  # (B, W)
+    mask = torch.arange(length, device=ids.device) <= positions[:, :, None]  # (B, W, length)
+    for layer in cache.layers:
+        layer.rows, layer.positions, layer.length = rows[:, None], positions, length
+    hidden = trunk(input_ids=ids, attention_mask=mask[:, None], past_key_values=cache, use_cache=True,
+                   position_ids=positions.clamp(max=max_length - 1)).last_hidden_state
+    return hidden[rows, (count - 1).clamp(min=0)]
 
 
 # --- Rollout ---
 
-OBS, ACTION, ACTION_END = 0, 1, 2  # whose a token is; the last one of an action carries its reward and its discount
+# What a token is, `kind`. The last one of an action carries its reward; LAST: of the game, ended by its rules. CUT is
+# not a token: the place behind a game that was cut short, where its next action would be.
+OBS, ACTION, ACTION_END, LAST, CUT = range(5)
 
 
+@dataclass
 class Segment:
-    """Tokens that the model sees together."""
+    """Tokens that the model sees together, and what each is."""
 
-    def __init__(self) -> None:
-        self.ids, self.who = list[int](), list[int]()
-        self.rewards, self.logprobs = list[float](), list[float]()  # the latter as sampled; 0 where nothing was
-        self.next: Segment | None = None  # where the episode goes on
-        self.terminated = False  # the rules ended the episode here
-
-    def add(self, ids: list[int], who: int, logprobs: list[float] | None = None) -> None:
-        self.ids += ids
-        self.who += [who] * len(ids)
-        self.rewards += [0.0] * len(ids)
-        self.logprobs += logprobs or [0.0] * len(ids)
+    ids: list[int] = field(default_factory=list)
+    kind: list[int] = field(default_factory=list)
+    fed: int = 0  # how many of them the model has seen in the rollout
 
 
 class Episode:
-    """One game as tokens, in segments: offline data and rollouts are built by the same three calls."""
+    """One game as tokens, in segments: offline data and rollouts are built by the same calls."""
 
-    def __init__(self, markov: bool, max_length: int, max_new_tokens: int, seed: int = 0) -> None:
-        self.markov, self.max_length, self.seed = markov, max_length, seed
+    def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
+        self.markov, self.max_length = markov, max_length
         self.room = max_length - max_new_tokens - 1  # before an action and the newline behind one that is cut off
         self.segments, self.parts = list[Segment](), list[list[int]]()  # parts: obs_0, action_0, obs_1, …
-        self.texts, self.rewards, self.success, self.num_invalid = list[str](), list[float](), False, 0
-        self.fed = self.action_start = 0  # tokens of the last segment that the model has seen; that precede the action
+        self.logprobs = list[float]()  # of the tokens of all actions, as sampled
 
-    def observe(self, ids: list[int], text: str) -> None:
+    def observe(self, ids: list[int]) -> None:
         """Append an observation: in a new segment if the task is Markov, or if the next action would not fit otherwise.
 
         The new segment of a long episode opens with its first text and the newest turns that fill half of it. The
         actions among them are context: each is trained on once, where it was played.
         """
-        self.texts.append(text)
-        self.parts.append(ids)
+        self.parts += ids, []
         if self.markov or not self.segments or len(self.segments[-1].ids) + len(ids) > self.room:
             if self.segments and not self.markov:
-                first, newest = self.parts[0], list[int]()
-                for i in range(len(self.parts) - 2, 0, -2):
-                    turn = self.parts[i] + self.parts[i + 1]
-                    if len(first) + len(newest) + len(turn) > min(self.max_length // 2, self.room):
+                ids, most = self.parts[0] + ids, min(self.max_length // 2, self.room)
+                for i in range(len(self.parts) - 4, 0, -2):  # one turn earlier
+                    if len(longer := sum(self.parts[i:], self.parts[0])) > most:
                         break
-                    newest = turn + newest
-                ids = first + (newest or ids)
+                    ids = longer
             if len(ids) > self.room:
                 needed = len(ids) + self.max_length - self.room
                 raise ValueError(f"--max-length {self.max_length} is shorter than one turn needs: {needed} tokens")
             self.segments.append(Segment())
-            self.fed = 0
-            if len(self.segments) > 1:
-                self.segments[-2].next = self.segments[-1]
-        self.segments[-1].add(ids, OBS)
-        self.action_start = len(self.segments[-1].ids)
+        self.add(ids, OBS)
 
-    def end_action(self, text: str, reward: float, suffix: list[int]) -> None:
-        """Close an action whose tokens were added; `suffix`: the newline, not the agent's, behind one cut off."""
-        segment = self.segments[-1]
-        segment.who[-1], segment.rewards[-1] = ACTION_END, reward
-        segment.add(suffix, OBS)
-        self.parts.append(segment.ids[self.action_start :])
-        self.texts.append(text)
-        self.rewards.append(reward)
+    def add(self, ids: list[int], kind: int) -> None:
+        """Append tokens to the last segment."""
+        self.segments[-1].ids += ids
+        self.segments[-1].kind += [kind] * len(ids)
+        if kind == ACTION:
+            self.parts[-1] = self.parts[-1] + ids
+
+    def end_action(self, suffix: list[int]) -> None:
+        """Close an action; `suffix`: the newline, not the agent's, behind one cut off."""
+        self.segments[-1].kind[-1] = ACTION_END
+        self.parts[-1] = self.parts[-1] + suffix
+        self.add(suffix, OBS)
+
+    def end(self, trajectory: Trajectory, num_invalid: int = 0) -> None:
+        """Close the game; `trajectory` is the whole of it as text."""
+        self.trajectory, self.num_invalid, kind = trajectory, num_invalid, self.segments[-1].kind
+        if trajectory.terminated:
+            kind[len(kind) - 1 - kind[::-1].index(ACTION_END)] = LAST
+        else:
+            kind.append(CUT)
 
 
 def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[list[int], list[float]]:
@@ -258,63 +241,61 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> tu
 
 @torch.inference_mode()
 def rollout(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: VectorEnv, codec: Codec,
-            seeds: Iterable[int], args: Args, generator: torch.Generator) -> list[Episode]:
+            seeds: range, args: Args, generator: torch.Generator) -> list[Episode]:
     """Play a game for each seed, many side by side, by sampling from `next_logits(hidden states of each trunk)`.
 
     A pass feeds each row what it has not seen: a token, an observation. Rows are not in step; ended ones are refilled.
     """
-    device, caches = trunks[0].device, [CachedTrunk(trunk, args.max_length) for trunk in trunks]
-    episodes = [Episode(envs.envs[0].markov, args.max_length, args.max_new_tokens, seed) for seed in seeds]
-    waiting, progress = deque(episodes), tqdm(total=len(episodes), desc="playing", leave=False, delay=2)
-    playing: dict[int, Episode] = {}  # by the index of the environment
+    device = trunks[0].device
+    caches = [Cache(layers=[RowLayer(64) for _ in range(trunk.config.num_hidden_layers)]) for trunk in trunks]
+    episodes, playing = list[Episode](), dict[int, Episode]()  # by the index of the environment
+    progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
 
-    def begin(indices: Iterable[int]) -> None:
-        playing.update({index: waiting.popleft() for index in list(indices)[: len(waiting)]})
-        seeds = {index: playing[index].seed for index in indices if index in playing}
-        for index, (obs, _) in envs.reset(seeds).items():
-            playing[index].observe(codec.encode(obs), obs)
+    def begin(index: int, obs: str) -> None:
+        episodes.append(Episode(envs.envs[0].markov, args.max_length, args.max_new_tokens))
+        episodes[-1].observe(codec.encode(obs))
+        playing[index] = episodes[-1]
 
-    begin(range(len(envs.envs)))
+    for index, obs in envs.reset(seeds).items():
+        begin(index, obs)
     rows = list(playing)  # the environment of each row
     while playing:
         if len(playing) <= len(rows) // 2:  # the last games: drop the rows that idle
-            for cache in caches:
-                cache.select([i for i, index in enumerate(rows) if index in playing])
+            kept = [i for i, index in enumerate(rows) if index in playing]
+            for layer in (layer for cache in caches for layer in cache.layers):
+                layer.keys, layer.values = layer.keys[kept], layer.values[kept]
             rows = [index for index in rows if index in playing]
-        games = [playing.get(index) for index in rows]
-        pending = [game.segments[-1].ids[game.fed :] if game else [] for game in games]
+        segments = [playing[index].segments[-1] if index in playing else Segment() for index in rows]
+        start = [segment.fed for segment in segments]
+        pending = [segment.ids[segment.fed :] for segment in segments]
         # The mean, not the longest: one row with much to read must not pad all others to its width.
         width = -(-sum(map(len, pending)) // len(playing))
         count = [min(len(ids), width) for ids in pending]
         ids = [ids[:n] + [0] * (max(count) - n) for ids, n in zip(pending, count, strict=True)]
-        inputs = [torch.tensor(x, device=device) for x in (ids, [game.fed if game else 0 for game in games], count)]
-        hidden = [cache(*inputs) for cache in caches]
-        for game, n in zip(games, count, strict=True):
-            if game:
-                game.fed += n
-        ready = [i for i, ids in enumerate(pending) if ids and count[i] == len(ids)]
+        inputs = [torch.tensor(x, device=device) for x in (ids, start, count)]
+        hidden = [feed(*pair, *inputs, args.max_length) for pair in zip(trunks, caches, strict=True)]
+        for segment, n in zip(segments, count, strict=True):
+            segment.fed += n
+        ready = [i for i, segment in enumerate(segments) if 0 < segment.fed == len(segment.ids)]
         tokens, logprobs = sample(next_logits(*(h[ready] for h in hidden)), args.temperature, generator)
         actions = {}
         for i, token, logprob in zip(ready, tokens, logprobs, strict=True):
-            segment = games[i].segments[-1]
-            segment.add([token], ACTION, [logprob])
-            if token in codec.ends_action or len(segment.ids) - games[i].action_start == args.max_new_tokens:
-                actions[rows[i]] = codec.decode(segment.ids[games[i].action_start :])
-        finished = []
-        for index, (obs, reward, terminated, truncated, info) in envs.step(actions).items():
+            game = playing[rows[i]]
+            game.add([token], ACTION)
+            game.logprobs.append(logprob)
+            if token in codec.ends_action or len(game.parts[-1]) == args.max_new_tokens:
+                actions[rows[i]] = codec.decode(game.parts[-1])
+        for index, (obs, _, terminated, truncated, info) in envs.step(actions).items():
             game = playing[index]
-            game.end_action(actions[index], reward, [] if actions[index].endswith("\n") else codec.encode("\n"))
-            game.segments[-1].terminated, game.success = terminated, info["success"]
-            game.num_invalid += not info["valid"]
-            if terminated:
-                game.texts.append(obs)  # read by people only: a state without a future
-            else:
-                game.observe(codec.encode(obs), obs)
+            game.end_action([] if actions[index].endswith("\n") else codec.encode("\n"))
+            if not terminated:  # the state behind the last observation of a truncated game has a value too
+                game.observe(codec.encode(obs))
             if terminated or truncated:
-                finished.append(index)
+                game.end(info["trajectory"], info["num_invalid"])
                 del playing[index]
                 progress.update()
-        begin(finished)
+                if info["next_obs"] is not None:
+                    begin(index, info["next_obs"])
     progress.close()
     return episodes
 
@@ -322,172 +303,140 @@ def rollout(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: V
 # --- Data ---
 
 
-def choose(trajectories: list[Trajectory], args: Args) -> tuple[list[Trajectory], list[Trajectory]]:
-    """The episodes to train on and one in ten that is held out, both behind the filter; ties at its border by seed."""
-    order = np.random.default_rng(args.seed).permutation(len(trajectories))
-    chosen = [trajectories[i] for i in order if trajectories[i].success or not args.success_only]
+def choose(trajectories: list[Trajectory], args: Args) -> list[Trajectory]:
+    """The episodes that the filter leaves, in their order; those at its border as they come."""
+    chosen = [trajectory for trajectory in trajectories if trajectory.success or not args.success_only]
     if args.top_fraction < 1:
-        chosen = sorted((t for t in chosen if t.terminated), key=lambda t: -t.episodic_return)  # stable
-        chosen = chosen[: round(args.top_fraction * len(chosen))]
-        np.random.default_rng([args.seed, 1]).shuffle(chosen)
+        ended = [i for i, trajectory in enumerate(chosen) if trajectory.terminated]
+        best = sorted(ended, key=lambda i: -chosen[i].episodic_return)[: round(args.top_fraction * len(ended))]
+        chosen = [chosen[i] for i in sorted(best)]
     if len(chosen) < 2:
         raise ValueError(f"the filter leaves {len(chosen)} of {len(trajectories)} episodes")
-    return chosen[max(1, len(chosen) // 10) :], chosen[: max(1, len(chosen) // 10)]
+    return chosen
 
 
-def encode(trajectories: list[Trajectory], env: Env, codec: Codec, args: Args) -> list[Segment]:
-    """Offline trajectories as segments, in their order."""
-    segments: list[Segment] = []
+def encode(trajectories: list[Trajectory], markov: bool, codec: Codec, args: Args) -> list[Episode]:
+    """Offline trajectories as tokens."""
+    episodes = []
     for trajectory in tqdm(trajectories, "tokenising", leave=False, delay=2):
-        longest = max([args.max_new_tokens, *(len(codec.encode(action)) for action in trajectory.texts[1::2])])
-        episode = Episode(env.markov, args.max_length, longest)
-        for i, text in enumerate(trajectory.texts):
-            if i % 2 == 0 and (i < 2 * len(trajectory.rewards) or not trajectory.terminated):
-                episode.observe(codec.encode(text), text)
-            elif i % 2:
-                episode.segments[-1].add(codec.encode(text), ACTION)
-                episode.end_action(text, trajectory.rewards[i // 2], [])
-        episode.segments[-1].terminated = trajectory.terminated
-        segments += episode.segments
-    return segments
+        parts = [codec.encode(text) for text in trajectory.texts]
+        episodes.append(episode := Episode(markov, args.max_length, max(args.max_new_tokens, *map(len, parts[1::2]))))
+        for i, ids in enumerate(parts[: 2 * len(trajectory.rewards) + (not trajectory.terminated)]):
+            if i % 2:
+                episode.add(ids, ACTION)
+                episode.end_action([])
+            else:
+                episode.observe(ids)
+        episode.end(trajectory)
+    return episodes
 
 
-def minibatches(data: list[Segment], size: int, block: int, seed: int, step: int) -> Iterator[list[Segment]]:
-    """Minibatches from gradient step `step` on, epoch after epoch, as (seed, epoch) says.
-
-    Runs of `block` consecutive segments stay together. Long segments share minibatches with long ones: less padding.
-    """
-    runs = [data[i : i + block] for i in range(0, len(data), block)]
-    longest = np.array([max(len(segment.ids) for segment in run) for run in runs])
-    per_batch = max(1, min(size // block, len(runs)))
-    epoch, skip = divmod(step, num_batches := len(runs) // per_batch)
+def minibatches(episodes: list[Episode], size: int, seed: int, step: int) -> Iterator[list[Episode]]:
+    """Minibatches of `size` episodes from gradient step `step` on, epoch after epoch, as (seed, epoch) says."""
+    longest = np.array([max(len(segment.ids) for segment in episode.segments) for episode in episodes])
+    size = min(size, len(episodes))
+    epoch, skip = divmod(step, num_batches := len(episodes) // size)
     while True:
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(runs))[: num_batches * per_batch]
-        if longest.mean() < 0.75 * longest.max():  # not for little: segments of one length are often of one kind
-            for chunk in np.array_split(order, max(1, len(order) // (50 * per_batch))):
+        order = rng.permutation(len(episodes))[: num_batches * size]
+        # Long ones share minibatches with long ones where it spares much padding: those of one length are of one kind.
+        if longest.mean() < 0.75 * longest.max():
+            for chunk in np.array_split(order, max(1, num_batches // 50)):
                 chunk[:] = chunk[np.argsort(longest[chunk], kind="stable")]
-        for batch in rng.permutation(order.reshape(num_batches, per_batch))[skip:]:
-            yield [segment for i in batch for segment in runs[i]]
+        for batch in rng.permutation(order.reshape(num_batches, size))[skip:]:
+            yield [episodes[i] for i in batch]
         epoch, skip = epoch + 1, 0
 
 
-def collate(batch: list[Segment], device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Segments, padded on the right, which a causal model needs no mask for: ids (B, T); and for each of their n action
-    tokens the row and the position that predict it, and the token: row, t, tokens (n,)."""
-    ids = np.zeros((2, len(batch), max(len(segment.ids) for segment in batch)), dtype=np.int64)
-    for i, segment in enumerate(batch):
-        ids[:, i, : len(segment.ids)] = segment.ids, segment.who
-    row, t = (ids[1, :, 1:] != OBS).nonzero()  # the shift: position t predicts token t + 1
-    ids, place, tokens = *distinct_rows(ids[0]), ids[0, row, t + 1]
-    return tuple(torch.from_numpy(x).to(device) for x in (ids, place[row], t, tokens))
-
-
-def distinct_rows(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the rows without repetitions, which of them each row is): equal segments pass through the model once."""
-    place: dict[bytes, int] = {}
-    index = np.array([place.setdefault(row.tobytes(), len(place)) for row in ids])
-    return np.stack([np.frombuffer(row, ids.dtype) for row in place]), index
+def collate(episodes: list[Episode], device: str) -> tuple[Tensor, ...]:
+    """A minibatch: ids (B, T) of its different segments, padded on the right, which a causal model needs no mask for;
+    row, t (m,): the states, i.e. the places behind which an action's token comes, or would where the game was cut;
+    acts (n,): which states a token follows, the next state being acts + 1; tokens, kind, rewards (n,) of that token."""
+    segments = [segment for episode in episodes for segment in episode.segments]
+    ids, kind = np.zeros((2, len(segments), max(len(segment.kind) for segment in segments)), dtype=np.int64)
+    for i, segment in enumerate(segments):
+        ids[i, : len(segment.ids)], kind[i, : len(segment.kind)] = segment.ids, segment.kind
+    row, t = (kind[:, 1:] != OBS).nonzero()  # the shift: position t predicts token t + 1
+    tokens, kind = ids[row, t + 1], kind[row, t + 1]
+    (acts,) = (kind != CUT).nonzero()
+    tokens, kind, rewards = tokens[acts], kind[acts], np.zeros(len(acts), dtype=np.float32)
+    rewards[kind != ACTION] = [reward for episode in episodes for reward in episode.trajectory.rewards]
+    ids, place = np.unique(ids, axis=0, return_inverse=True)  # equal segments pass through the model once
+    arrays = ids, place.reshape(-1)[row], t, acts, tokens, kind, rewards
+    return tuple(torch.from_numpy(x).to(device) for x in arrays)
 
 
 # --- Targets and loss ---
 
 
-def bc_loss(policy: nn.Module, ids: Tensor, row: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+def bc_loss(policy: nn.Module, ids: Tensor, row: Tensor, t: Tensor, acts: Tensor, tokens: Tensor, *_: Tensor) -> Tensor:
     """-log π of the action tokens, their mean over the minibatch; arguments as `collate` returns them."""
     hidden = policy.base_model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, d)
-    return F.cross_entropy(policy.lm_head(hidden[row, t]).float(), tokens)
+    return F.cross_entropy(policy.lm_head(hidden[row[acts], t[acts]]).float(), tokens)
 
 
 # --- Evaluation ---
 
 
 def evaluate(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: VectorEnv, codec: Codec, args: Args,
-             prefix: str) -> tuple[dict[str, float], list[Episode]]:
+             prefix: str) -> tuple[dict[str, float], list[Trajectory]]:
     """Play the games of the validation (`prefix` "eval") or of the "test", the same every time."""
-    first, num_episodes = VALIDATION_SEED, args.num_eval_episodes
-    if prefix == "test":
-        first, num_episodes = TEST_SEED, args.num_test_episodes or envs.envs[0].num_test_episodes
+    first, num_test_episodes = SEEDS[prefix], args.num_test_episodes or envs.envs[0].num_test_episodes
+    seeds = range(first, first + (num_test_episodes if prefix == "test" else args.num_eval_episodes))
     generator, start = torch.Generator(args.device).manual_seed(2 * args.seed + (prefix == "test")), time.time()
-    episodes = rollout(trunks, next_logits, envs, codec, range(first, first + num_episodes), args, generator)
-    returns = np.array([sum(episode.rewards) for episode in episodes])
-    num_turns = sum(len(episode.rewards) for episode in episodes)
-    num_tokens = sum(len(segment.ids) for episode in episodes for segment in episode.segments)
-    return {
-        f"{prefix}/episodic_return": returns.mean(),
-        f"{prefix}/episodic_return_se": returns.std() / len(returns) ** 0.5,
-        f"{prefix}/episodic_length": num_turns / len(episodes),
-        f"{prefix}/score": envs.envs[0].score(returns.mean()),
-        f"{prefix}/success": np.mean([episode.success for episode in episodes]),
-        f"{prefix}/invalid_actions": sum(episode.num_invalid for episode in episodes) / num_turns,
-        "perf/rollout_tokens_per_second": num_tokens / (time.time() - start),
-        "perf/minutes": (time.time() - start) / 60,
-    }, episodes
+    episodes = rollout(trunks, next_logits, envs, codec, seeds, args, generator)
+    games, num_invalid = [game.trajectory for game in episodes], sum(game.num_invalid for game in episodes)
+    metrics = {f"{prefix}/{name}": x for name, x in statistics(envs.envs[0], games, num_invalid).items()}
+    num_tokens, seconds = sum(len(s.ids) for game in episodes for s in game.segments), time.time() - start
+    return metrics | {"perf/rollout_tokens_per_second": num_tokens / seconds, "perf/minutes": seconds / 60}, games
 
 
 # --- Bookkeeping ---
 
 
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file or folder aside, then rename it: nothing is ever half there."""
-    aside = path.with_name(path.name + ".tmp")
-    write(aside)
-    if path.is_dir():
-        shutil.rmtree(path)
-    aside.replace(path)
+def open_run(args: Args) -> tuple[Path, dict[str, Any], Any]:
+    """The run's folder, the checkpoint to resume from or {}, and the wandb run or None.
 
-
-def open_run(args: Args) -> tuple[Path, dict[str, Any]]:
-    """The run's folder and the checkpoint to resume from, or {}; raises ValueError rather than overwrite a run."""
-    run = ROOT / "runs" / f"{args.env_id}__{args.exp_name}__{args.seed}"
-    if not (run / "args.json").exists():
-        return run, {}
-    if not args.resume:
-        raise ValueError(f"{run} holds a run: go on with --resume, name another --exp-name or --seed, or delete it")
-    before, now = json.loads((run / "args.json").read_text())["args"], json.loads(json.dumps(asdict(args)))
-    free = ("num_iterations", "track", "device", "resume")
-    changed = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in now.items() if k not in free and before.get(k) != v]
-    if changed:
-        raise ValueError(f"--resume of {run} with other arguments: {'; '.join(changed)}")
-    last = run / "last.pt"
-    return run, torch.load(last, map_location=args.device, weights_only=True) if last.exists() else {}
-
-
-def begin_run(run: Path, args: Args, checkpoint: dict[str, Any]) -> Any:
-    """Write args.json, drop what was logged after the checkpoint; returns the wandb run, if one is wanted."""
-    run.mkdir(parents=True, exist_ok=True)
+    Raises ValueError rather than overwrite a run, or go on with one of other arguments.
+    """
+    run, now = ROOT / "runs" / f"{args.env_id}__{args.exp_name}__{args.seed}", json.loads(json.dumps(asdict(args)))
+    checkpoint, lines = {}, []
+    if (run / "last.pt").exists():
+        if not args.resume:
+            raise ValueError(f"{run} holds a run: go on with --resume, name another --exp-name or --seed, or delete it")
+        before = json.loads((run / "args.json").read_text())["args"]
+        changed = [f"{name} was {before.get(name)!r}, is {value!r}" for name, value in now.items()
+                   if name not in ("num_iterations", "track", "device", "resume") and before.get(name) != value]
+        if changed:
+            raise ValueError(f"--resume of {run} with other arguments: {'; '.join(changed)}")
+        checkpoint = torch.load(run / "last.pt", map_location=args.device, weights_only=True)
+        lines = [line for line in (run / "metrics.jsonl").read_text().split("\n")[:-1]  # what the checkpoint knows of
+                 if "test/" not in line and json.loads(line)["iteration"] <= checkpoint["iteration"]]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    about = {"args": asdict(args), "commit": commit, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    about = {"args": now, "commit": commit, "torch": torch.__version__, "threads": torch.get_num_threads()}
     replace(run / "args.json", lambda path: path.write_text(json.dumps(about, indent=1)))
-    lines = (run / "metrics.jsonl").read_text().splitlines() if checkpoint else []
-    lines = [line for line in lines if "test/" not in line and json.loads(line)["iteration"] <= checkpoint["iteration"]]
     replace(run / "metrics.jsonl", lambda path: path.write_text("".join(line + "\n" for line in lines)))
     if args.track:
         import wandb  # only here: nothing else needs it
 
-        return wandb.init(project="lmrl-gym", name=run.name, id=run.name, config=asdict(args), resume="allow")
+        return run, checkpoint, wandb.init(project="lmrl-gym", name=run.name, id=run.name, config=now, resume="allow")
+    return run, checkpoint, None
 
 
-def log(run: Path, tracker: Any, row: dict[str, Any]) -> None:
-    """Append a row to metrics.jsonl, print it, track it."""
+def log(run: Path, row: dict[str, Any], tracker: Any = None, keep: bool = True) -> None:
+    """Print a row of metrics; append it to metrics.jsonl, if it is to be kept there, and track it."""
     row = {name: value if isinstance(value, int) else float(value) for name, value in row.items()}
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    tqdm.write("  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items() if "perf" not in name))
+    shown = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items() if "perf" not in name)
+    tqdm.write(f"{run.name}: {shown.replace('  episodic_return_se', ' ±')}")
+    if keep:
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
     if tracker:
         tracker.log(row, step=row["global_step"])
 
 
-def report(args: Args, metrics: dict[str, float], minutes: float) -> None:
-    """Print the line with the result."""
-    print(f"{args.env_id} {args.exp_name} seed {args.seed}: return {metrics['test/episodic_return']:.3f} ± "
-          f"{metrics['test/episodic_return_se']:.3f} (s.e. over games), score {metrics['test/score']:.1f}, success "
-          f"{metrics['test/success']:.3f}, invalid {metrics['test/invalid_actions']:.4f}, {minutes:.1f} minutes")
-
-
-def saved_args(args: Args) -> Args:
-    """The arguments of the finished run `args.evaluate_only`, but those of playing as they are given now."""
-    run = Path(args.evaluate_only)
+def saved_args(run: Path, args: Args) -> Args:
+    """The arguments of a finished run, but those of playing as they are given now."""
     if not (run / "model").is_dir():
         raise FileNotFoundError(f"{run} is not the folder of a finished run")
     saved = json.loads((run / "args.json").read_text())["args"]
@@ -495,40 +444,6 @@ def saved_args(args: Args) -> Args:
         raise ValueError(f"{run} is a run of another script")
     now = {name: getattr(args, name) for name in ("device", "temperature", "num_test_episodes")}
     return Args(**saved | now | {"model": str(run / "model")})
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep freed blocks: else each temporary of each step is page-faulted anew, at half the speed."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            libc.mallopt(option, 2**31 - 1)
-
-
-def save_episodes(run: Path, episodes: list[Episode]) -> None:
-    """Write the transcripts, a game a line."""
-    games = ({"seed": e.seed, "texts": e.texts, "rewards": e.rewards, "success": e.success} for e in episodes)
-    lines = [json.dumps(game, ensure_ascii=False) for game in games]
-    replace(run / "episodes.jsonl", lambda path: path.write_text("\n".join(lines) + "\n"))
-
-
-# --- Training ---
-
-
-def gradient_steps(losses_of: Callable[[list[Segment]], dict[str, Tensor]], optimizer: torch.optim.Optimizer, lr: float,
-                   batches: Iterator[list[Segment]], step: int, args: Args) -> dict[str, float]:
-    """One iteration, from gradient step `step` on: descend the first of `losses_of(minibatch)`; returns their means."""
-    sums, num_tokens, start = Counter(), 0, time.time()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for i in trange(args.steps_per_iteration, desc="training", leave=False, delay=2):
-        optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + i + 1) / 100)
-        losses = losses_of(batch := next(batches))
-        next(iter(losses.values())).backward()
-        losses["grad_norm"] = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        sums.update({f"losses/{name}": value.item() / args.steps_per_iteration for name, value in losses.items()})
-        num_tokens += sum(len(segment.ids) for segment in batch)
-    return sums | {"charts/learning_rate": lr, "perf/train_tokens_per_second": num_tokens / (time.time() - start)}
 
 
 def parse_args() -> Args:
@@ -539,61 +454,83 @@ def parse_args() -> Args:
     return tyro.cli(Args, description=__doc__, default=Args(env_id=env_id, **TASK_DEFAULTS.get(env_id, {})))
 
 
+# --- Training ---
+
+
+def gradient_steps(losses_of: Callable[[tuple[Tensor, ...]], dict[str, Tensor]], optimizer: torch.optim.Optimizer,
+                   lr: float, batches: Iterator[list[Episode]], step: int, args: Args) -> dict[str, float]:
+    """One iteration, from gradient step `step` on: descend the first of `losses_of(minibatch)`; returns their means."""
+    sums, num_tokens, start = Counter(), 0, time.time()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for i in trange(step, step + args.steps_per_iteration, desc="training", leave=False, delay=2):
+        optimizer.param_groups[0]["lr"] = lr * min(1.0, (i + 1) / 100, ((args.decay_from or i + 1) / (i + 1)) ** 0.5)
+        losses = losses_of(batch := collate(next(batches), args.device))
+        next(iter(losses.values())).backward()
+        losses["grad_norm"] = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        sums.update({f"losses/{name}": value.item() / args.steps_per_iteration for name, value in losses.items()})
+        num_tokens += batch[0].numel()
+    sums["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
+    return sums | {"perf/train_tokens_per_second": num_tokens / (time.time() - start)}
+
+
 def main(args: Args) -> dict[str, float]:
     """Train (or with `evaluate_only` load), test and save; returns the metrics of the test."""
-    if args.evaluate_only:
-        args = saved_args(args)
+    start, replayed = time.time(), Path(args.evaluate_only) if args.evaluate_only else None
+    args = saved_args(replayed, args) if replayed else args
+    envs = VectorEnv(args.env_id, args.num_envs, **args.env_options)
+    if replayed:
         policy, tokenizer = build_model(args, set())
         args.max_new_tokens = policy.generation_config.max_new_tokens
-        envs = VectorEnv(args.env_id, args.num_envs, **args.env_options)
-        metrics, episodes = evaluate([policy.base_model], policy.lm_head, envs, Codec(tokenizer), args, "test")
-        for episode in episodes[:3]:
-            print(*episode.texts, f"(return {sum(episode.rewards):g})\n\n", sep="", end="")
-        report(args, metrics, metrics["perf/minutes"])
+        metrics, games = evaluate([policy.base_model], policy.lm_head, envs, Codec(tokenizer), args, "test")
+        for game in games[:3]:
+            print(*game.texts, f"(return {game.episodic_return:g})\n\n", sep="", end="")
+        log(replayed, metrics, keep=False)
         return metrics
-    keep_freed_memory()
-    run, checkpoint = open_run(args)
-    given, start = copy.copy(args), time.time() - checkpoint.get("seconds", 0.0)
+
+    run, checkpoint, tracker = open_run(args)
     if args.model != "tiny":
         AutoConfig.from_pretrained(args.model)  # raises OSError for an unknown model before any work is done
-    env, envs = make(args.env_id, **args.env_options), VectorEnv(args.env_id, args.num_envs, **args.env_options)
-    source = load_dataset(env, args.dataset, args.num_trajectories, **args.env_options)
-    trajectories = list(tqdm(source, "reading", leave=False, delay=2))
-    train, held_out = choose(trajectories, args)
+    if sys.platform == "linux":
+        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: glibc is to keep freed blocks, else half of the
+            ctypes.CDLL(None).mallopt(option, 2**31 - 1)  # time goes into faulting in those of the next step anew
+    start -= checkpoint.get("seconds", 0.0)
+    trajectories = load_shuffled(envs.envs[0], args.dataset, args.num_trajectories, args.seed, **args.env_options)
+    chosen = choose(trajectories, args)
     policy, tokenizer = build_model(args, {text for trajectory in trajectories for text in trajectory.texts})
     codec = Codec(tokenizer)
     actions = {text for trajectory in trajectories for text in trajectory.texts[1::2]}
     args.max_new_tokens = args.max_new_tokens or max(len(codec.encode(action)) for action in actions)
     policy.generation_config.max_new_tokens = args.max_new_tokens  # saved with the model
-    data, held_out_batch = encode(train, env, codec, args), encode(held_out[:256], env, codec, args)[:256]
+    num_held_out = max(1, len(chosen) // 10)
+    data = encode(chosen[num_held_out:], envs.envs[0].markov, codec, args)
+    held_out = collate(encode(chosen[:num_held_out][:128], envs.envs[0].markov, codec, args), args.device)
     optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
     if checkpoint:
         policy.load_state_dict(checkpoint["policy"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-    done, steps = checkpoint.get("iteration", 0), args.steps_per_iteration
-    tracker = begin_run(run, given, checkpoint)
 
-    batches = minibatches(data, args.minibatch_size, 1, args.seed, done * steps)
+    done, steps = checkpoint.get("iteration", 0), args.steps_per_iteration
+    batches = minibatches(data, args.minibatch_size, args.seed, done * steps)
     for iteration in range(done + 1, args.num_iterations + 1):
         row = {"iteration": iteration, "global_step": iteration * steps}
-        row |= gradient_steps(lambda batch: {"bc_loss": bc_loss(policy, *collate(batch, args.device))}, optimizer,
-                              args.learning_rate, batches, (iteration - 1) * steps, args)
+        row |= gradient_steps(lambda batch: {"bc_loss": bc_loss(policy, *batch)}, optimizer, args.learning_rate,
+                              batches, (iteration - 1) * steps, args)
         with torch.no_grad():
-            row["losses/held_out_bc_loss"] = bc_loss(policy, *collate(held_out_batch, args.device))
+            row["losses/held_out_bc_loss"] = bc_loss(policy, *held_out)
         if args.eval_every and iteration % args.eval_every == 0:
             row |= evaluate([policy.base_model], policy.lm_head, envs, codec, args, "eval")[0]
-        log(run, tracker, row | {"charts/minutes": (time.time() - start) / 60})
+        log(run, row | {"charts/minutes": (time.time() - start) / 60}, tracker)
         state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "iteration": iteration,
                  "seconds": time.time() - start}
-        replace(run / "last.pt", lambda path, state=state: torch.save(state, path))
+        replace(run / "last.pt", partial(torch.save, state))
 
-    metrics, episodes = evaluate([policy.base_model], policy.lm_head, envs, codec, args, "test")
-    minutes = (time.time() - start) / 60
-    log(run, tracker, {"iteration": args.num_iterations, "global_step": args.num_iterations * steps} | metrics
-        | {"charts/minutes": minutes})
-    save_episodes(run, episodes)
+    metrics, games = evaluate([policy.base_model], policy.lm_head, envs, codec, args, "test")
+    write_file(envs.envs[0], games, run / "episodes.jsonl")
     replace(run / "model", lambda path: (policy.save_pretrained(path), tokenizer.save_pretrained(path)))
-    report(args, metrics, minutes)
+    log(run, {"iteration": args.num_iterations, "global_step": args.num_iterations * steps} | metrics
+        | {"charts/minutes": (time.time() - start) / 60}, tracker)
     return metrics
 
 

@@ -15,8 +15,11 @@ import importlib
 import json
 import os
 import random
+import shutil
 import sys
 import warnings
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,8 +32,8 @@ EnvId = Literal["maze_fo", "maze_po", "wordle"]
 MODULES = {"maze_fo": "envs.maze", "maze_po": "envs.maze", "wordle": "envs.wordle"}  # imported when first asked for
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 
-# Seeds of games. Each block starts at a multiple of 25, so that it goes through the maze's 25 starts alike.
-TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 0, 1_000_000_000, 2_000_000_000
+# The first seed of each kind of game; multiples of 25, so that a block goes through the maze's 25 starts alike.
+SEEDS = {"train": 0, "eval": 1_000_000_000, "test": 2_000_000_000}
 
 Step = tuple[str, float, bool, bool, dict[str, Any]]
 Player = Callable[["Env", random.Random], str]
@@ -50,8 +53,8 @@ class Trajectory:
     success: bool
 
     def __post_init__(self) -> None:
-        if not all(isinstance(text, str) for text in self.texts):
-            raise ValueError("expected `texts` to be a list of strings")
+        if not all(isinstance(text, str) and text for text in self.texts):
+            raise ValueError("expected `texts` to be a list of texts, none of them empty")
         if not self.rewards or len(self.texts) // 2 != len(self.rewards):
             raise ValueError(f"expected one reward per action, found {len(self.rewards)} rewards for "
                              f"{len(self.texts) // 2} actions")
@@ -65,9 +68,15 @@ class Trajectory:
         """Undiscounted sum of the rewards."""
         return sum(self.rewards)
 
+    def complete(self) -> "Trajectory | None":
+        """Without a last action whose consequences are not shown; None if nothing is left."""
+        if self.terminated or len(self.texts) % 2:
+            return self
+        return Trajectory(self.texts[:-1], self.rewards[:-1], False, False) if self.rewards[1:] else None
 
-class Env:
-    """A text game. Subclasses set the fields below and write `reset`, `step` and what else raises here."""
+
+class Env(ABC):
+    """A text game. Subclasses set the fields below and write the abstract methods."""
 
     variants: tuple[str, ...]  # the ids that this class plays
     files: tuple[Path, ...] = ()  # what its module reads: the data depends on it
@@ -85,37 +94,37 @@ class Env:
             raise ValueError(f"{env_id} has no option {', '.join(map(repr, options))}")
         self.env_id = env_id
 
+    @abstractmethod
     def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
         """Start the game that `seed` stands for; returns (obs, info)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, action: str) -> Step:
         """Play `action`, any string; returns (obs, reward, terminated, truncated, info with success and valid)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def generate(self, num_trajectories: int, seed: int) -> Iterator[Trajectory]:
         """Yield the offline dataset, trajectory by trajectory; the same for the same arguments."""
-        raise NotImplementedError
 
+    @abstractmethod
     def players(self) -> dict[str, Player]:
         """Scripted players by name: each maps (env, rng) to the next action."""
-        raise NotImplementedError
 
+    @abstractmethod
     def recognises(self, trajectory: Trajectory) -> bool:
         """Whether the trajectory's observations can be this task's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parse(self, record: Any) -> list[Trajectory]:
         """Read one JSON value of the original LMRL-Gym release; raises ValueError, KeyError, … where it is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def worst_return(self) -> float:
         """Derive `worst`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def best_return(self) -> float:
         """Derive `best`."""
-        raise NotImplementedError
 
     def render(self, text: str) -> str:
         """The text as the terminal shows it, coloured where that helps."""
@@ -144,18 +153,60 @@ def make(env_id: str, **options: str) -> Env:
 
 
 class VectorEnv:
-    """`num_envs` games side by side. Those that need it answer a whole batch of actions at once."""
+    """`num_envs` games side by side, written down; a game that ends makes room for the next.
+
+    Tasks that need it answer a whole batch of actions at once.
+    """
 
     def __init__(self, env_id: str, num_envs: int, **options: str) -> None:
         self.envs = [make(env_id, **options) for _ in range(num_envs)]
+        self.waiting = deque[int]()  # seeds of games that are still to be played
+        self.games: dict[int, tuple[list[str], list[float], list[bool]]] = {}  # texts, rewards, valid
 
-    def reset(self, seeds: dict[int, int]) -> dict[int, tuple[str, dict[str, Any]]]:
-        """Start the games {index: seed}; returns {index: (obs, info)}."""
-        return {index: self.envs[index].reset(seed) for index, seed in seeds.items()}
+    def reset(self, seeds: Iterable[int]) -> dict[int, str]:
+        """Start the first of the games `seeds`, one in each environment; returns {index: obs}."""
+        self.waiting = deque(seeds)
+        return self._begin(range(len(self.envs)))
+
+    def _begin(self, indices: Iterable[int]) -> dict[int, str]:
+        obs: dict[int, str] = {}
+        for index in list(indices)[: len(self.waiting)]:
+            obs[index], _ = self.envs[index].reset(self.waiting.popleft())
+            self.games[index] = [obs[index]], [], []
+        return obs
 
     def step(self, actions: dict[int, str]) -> dict[int, Step]:
-        """Play {index: action} in the games still running; returns {index: what `Env.step` returns}."""
-        return {index: self.envs[index].step(action) for index, action in actions.items()}
+        """Play {index: action} in the games still running; returns {index: what `Env.step` returns}.
+
+        The info of a game that ends has `trajectory`, the whole of it; `num_invalid`, the number of its invalid
+        actions; and `next_obs`, the first text of the game that takes its place, or None after the last one.
+        """
+        results = {index: self.envs[index].step(action) for index, action in actions.items()}
+        for index, (obs, reward, terminated, truncated, info) in results.items():
+            texts, rewards, valid = self.games[index]
+            # An action that was cut off is marked: with a mere newline it would read as another, perhaps a valid one.
+            texts += [actions[index] if actions[index].endswith("\n") else actions[index] + "…\n", obs]
+            rewards.append(reward)
+            valid.append(info["valid"])
+            if terminated or truncated:
+                info["trajectory"] = Trajectory(texts, rewards, terminated, info["success"])
+                info["num_invalid"] = valid.count(False)
+                info["next_obs"] = self._begin([index]).get(index)
+        return results
+
+
+def statistics(env: Env, trajectories: list[Trajectory], num_invalid: int) -> dict[str, float]:
+    """Mean return with its standard error over the games, length, score, success, and share of invalid actions."""
+    returns = [trajectory.episodic_return for trajectory in trajectories]
+    n, num_turns, mean = len(returns), sum(len(t.rewards) for t in trajectories), sum(returns) / len(returns)
+    return {
+        "episodic_return": mean,
+        "episodic_return_se": (sum((r - mean) ** 2 for r in returns) / n) ** 0.5 / n**0.5,
+        "episodic_length": num_turns / n,
+        "score": env.score(mean),
+        "success": sum(trajectory.success for trajectory in trajectories) / n,
+        "invalid_actions": num_invalid / num_turns,
+    }
 
 
 def play(env: Env, player: Player, seed: int) -> Trajectory:
@@ -203,12 +254,35 @@ def load_dataset(env: Env, path: str | None = None, num_trajectories: int | None
     return read_file(env, cache)
 
 
-def write_file(env: Env, trajectories: Iterable[Trajectory], path: Path) -> None:
-    """Write JSONL, closed by a line with count and checksum, under a temporary name that is then renamed."""
+def load_shuffled(env: Env, path: str | None, num_trajectories: int | None, seed: int,
+                  **options: str) -> list[Trajectory]:
+    """All that `load_dataset` streams, in an order that depends on `seed`."""
+    source = load_dataset(env, path, num_trajectories, **options)
+    trajectories = list(tqdm(source, "reading", leave=False, delay=2))
+    random.Random(seed).shuffle(trajectories)
+    return trajectories
+
+
+def replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a file or folder under a temporary name, then rename it: nothing is ever half there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    sha256, count = hashlib.sha256(), 0
     try:
+        write(temporary)
+        if path.is_dir():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def write_file(env: Env, trajectories: Iterable[Trajectory], path: Path) -> None:
+    """Write JSONL, closed by a line with count and checksum."""
+
+    def write(temporary: Path) -> None:
+        sha256, count = hashlib.sha256(), 0
         with temporary.open("wb") as file:
             for trajectory in trajectories:
                 line = json.dumps(asdict(trajectory), ensure_ascii=False).encode() + b"\n"
@@ -217,9 +291,8 @@ def write_file(env: Env, trajectories: Iterable[Trajectory], path: Path) -> None
                 count += 1
             footer = {"env_id": env.env_id, "count": count, "sha256": sha256.hexdigest()}
             file.write(json.dumps(footer).encode() + b"\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    replace(path, write)
 
 
 def _is_whole(path: Path) -> bool:
@@ -241,12 +314,17 @@ def _is_whole(path: Path) -> bool:
 def read_file(env: Env, path: Path) -> Iterator[Trajectory]:
     """Yield a file's trajectories; raises ValueError with the file, the line and what was expected there."""
     with path.open("rb") as file:
-        count = 0
+        count, sha256, ended = 0, hashlib.sha256(), False
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
+                if ended:
+                    raise ValueError("a line behind the one that closes the file")
                 record, fills_file = _read_json(line, path if count == 0 else None)
+                if ended := isinstance(record, dict) and "sha256" in record:
+                    if (record["count"], record["sha256"]) != (count, sha256.hexdigest()):
+                        raise ValueError("count and checksum of other lines than those before it")
                 for trajectory in _read_record(env, record):
                     if not env.recognises(trajectory):
                         raise ValueError(f"an observation that is not one of {env.env_id} in a game that starts with "
@@ -259,6 +337,7 @@ def read_file(env: Env, path: Path) -> Iterator[Trajectory]:
                 raise ValueError(f"{path}, line {number}: expected a {env.env_id} trajectory, found {found}") from error
             if fills_file:
                 break
+            sha256.update(line)
     if count == 0:
         raise ValueError(f"{path}: expected {env.env_id} trajectories, found none")
 

@@ -15,7 +15,7 @@ from typing import get_args
 import tyro
 
 sys.path.insert(0, str(ROOT := Path(__file__).resolve().parent.parent))  # runs from a plain checkout, from anywhere
-from envs import TEST_SEED, EnvId, make, play  # noqa: E402
+from envs import SEEDS, EnvId, make, play  # noqa: E402
 
 # What runs are called (`--exp-name`), what the table calls them, and the mean returns in table 2 of arXiv 2311.18232.
 METHODS = {
@@ -63,9 +63,10 @@ def read_run(folder: Path) -> Run:
     """Read a run's folder; a last line that is still being written is left out."""
     run = json.loads((folder / "args.json").read_text(encoding="utf-8"))
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    where = ", ".join(f"{name} {run[name]}" for name in ("commit", "torch", "device") if run.get(name))
     args = run["args"]
-    return Run(args["env_id"], args["exp_name"], args["seed"], where, [json.loads(line) for line in lines if line])
+    about = ", ".join(f"{name} {(args | run)[name]}" for name in ("commit", "torch", "device", "threads")
+                      if name in args | run)
+    return Run(args["env_id"], args["exp_name"], args["seed"], about, [json.loads(line) for line in lines if line])
 
 
 def mean_and_error(values: list[float]) -> str:
@@ -77,7 +78,7 @@ def player_row(env_id: str, name: str) -> list[str]:
     """A scripted player's games on the test seeds."""
     env = make(env_id)
     player = env.players()[name]
-    games = [play(env, player, seed) for seed in range(TEST_SEED, TEST_SEED + env.num_test_episodes)]
+    games = [play(env, player, seed) for seed in range(SEEDS["test"], SEEDS["test"] + env.num_test_episodes)]
     returns = [game.episodic_return for game in games]
     paper = f"{env.paper[name]:g}" if name in env.paper else ""
     success = statistics.mean(game.success for game in games)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 from gym_wrapper import check_with_gymnasium
 from hypothesis import given, settings
@@ -98,7 +99,7 @@ def test_no_walls_near(monkeypatch):
 
 @both
 def test_seeds_go_through_the_starts(env_id):
-    for first in (0, 7, envs.TRAIN_SEED, envs.VALIDATION_SEED, envs.TEST_SEED):
+    for first in (0, 7, *envs.SEEDS.values()):
         starts = []
         for seed in range(first, first + 50):
             env = make(env_id)
@@ -456,6 +457,104 @@ def test_our_own_file(tmp_path, folder):
     assert [path.name for path in (tmp_path / "new folder").iterdir()] == ["file.jsonl"]
 
 
+def twice(content):
+    return content.partition(b"\n")[0] + b"\n" + content
+
+
+def other_order(content):
+    first, second, rest = content.split(b"\n", 2)
+    return b"\n".join([second, first, rest])
+
+
+def one_more(content):
+    return content + content.partition(b"\n")[0] + b"\n"
+
+
+def other_checksum(content):
+    return content[:-4] + (b"0" if content[-4:-3] != b"0" else b"1") + content[-3:]
+
+
+@pytest.mark.parametrize("edit", [without_first_line, flipped, twice, other_order, other_checksum, one_more])
+def test_edited_copy_is_refused(tmp_path, edit):
+    """A file that ends with a checksum is checked, wherever it came from."""
+    path = tmp_path / "copy.jsonl"
+    write_file(make("maze_fo"), make("maze_fo").generate(10, 0), path)
+    content = path.read_bytes()
+    path.write_bytes(edit(content))
+    number = edit(content).count(b"\n")
+    assert edit(content) != content and number == 11 + (edit in (twice, one_more)) - (edit is without_first_line)
+    for stream in (load_dataset(make("maze_fo"), str(path)), read_file(make("maze_fo"), path)):
+        with pytest.raises(ValueError, match=rf"copy\.jsonl, line {number}: expected .* found (count|a line)"):
+            list(stream)
+
+
+def test_load_shuffled(tmp_path, folder):
+    """All of the data, in an order that the seed determines."""
+    (tmp_path / "words.txt").write_text("crane\nhouse\n")
+    for env_id, options in (("maze_fo", {}), ("wordle", {"vocabulary": str(tmp_path / "words.txt")})):
+        env = make(env_id, **options)
+        plain = load(50, env_id, **options)
+        assert len({str(t.texts) for t in plain}) > 5
+        orders = [envs.load_shuffled(env, None, 50, seed, **options) for seed in (1, 1, 2)]
+        assert all(sorted(map(str, order)) == sorted(map(str, plain)) for order in orders)
+        assert orders[0] == orders[1] and plain != orders[0] != orders[2] != plain
+        write_file(env, plain, tmp_path / f"{env_id}.jsonl")
+        assert envs.load_shuffled(env, str(tmp_path / f"{env_id}.jsonl"), None, 1, **options) == orders[0]
+    assert len(list(folder.iterdir())) == 2
+    with pytest.raises(FileNotFoundError):
+        envs.load_shuffled(make("maze_fo"), str(tmp_path / "missing.jsonl"), None, 1)
+
+
+def write_some(path):
+    path.write_text("new")
+
+
+def write_folder(path):
+    path.mkdir()
+    (path / "file").write_text("new")
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_replace(tmp_path):
+    """Files and folders, by their like; what was there stays until the new one is whole."""
+    new, old = tmp_path / "new folder" / "file", tmp_path / "old"
+    envs.replace(new, write_some)
+    assert contents(tmp_path) == {"new folder/file": "new"}
+    new.write_text("old")
+
+    def write(path):
+        assert path.parent == new.parent and path != new and new.read_text() == "old"
+        write_some(path)
+
+    envs.replace(new, write)
+    assert contents(tmp_path) == {"new folder/file": "new"}
+    for _ in range(2):
+        envs.replace(old, write_folder)
+        assert contents(tmp_path) == {"new folder/file": "new", "old/file": "new"}
+        (old / "file").write_text("old")
+        (old / "other").write_text("old")
+
+
+@pytest.mark.parametrize("write", [write_some, write_folder, lambda path: None])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_replace_that_fails(tmp_path, write, error):
+    """Leaves what was there, and nothing else."""
+    def fail(path):
+        write(path)
+        raise error
+
+    write_some(tmp_path / "file")
+    write_folder(tmp_path / "folder")
+    for name in ("file", "folder", "nothing"):
+        with pytest.raises(error):
+            envs.replace(tmp_path / name, fail)
+    assert contents(tmp_path) == {"file": "new", "folder/file": "new"}
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
 def test_one_value_that_fills_the_file(tmp_path, monkeypatch):
     """As the original release has it for some tasks, on one line or on many."""
     monkeypatch.setattr("envs.maze.Maze.parse", lambda self, record: [Trajectory(**game) for game in record["games"]])
@@ -471,7 +570,8 @@ BAD = [
     ("maze_fo", FO, [], "something else"),
     ("maze_fo", FO, [FO[0], {"state": GAME[1], "action": DOWN, "done": True}], "no 'reward'"),
     ("maze_fo", FO, [FO[0] | {"state": GAME[0].replace("6, 6", "6, 7")}], "observation that is not one of maze_fo"),
-    ("maze_fo", FO, [FO[0] | {"state": None}], "list of strings"),
+    ("maze_fo", FO, [FO[0] | {"state": None}], "list of texts"),
+    ("maze_fo", FO, [FO[0] | {"action": ""}], "list of texts, none of them empty"),
     ("maze_fo", FO, [FO[0] | {"action": "move down"}], "action to end with a newline"),
     ("maze_fo", FO, [FO[0] | {"reward": "much"}], "'much'"),
     ("maze_fo", FO, PO, "dict instead of a list of {state, action, reward, done}"),
@@ -480,6 +580,7 @@ BAD = [
     ("maze_fo", OURS, {"texts": OURS["texts"]}, "something else .*rewards"),
     ("maze_fo", OURS, OURS | {"texts": [GAME[0], DOWN, "\n"]}, "observation"),
     ("maze_fo", OURS, OURS | {"reward": 1}, "something else .*reward"),
+    ("maze_fo", OURS, OURS | {"texts": [*OURS["texts"][:2], ""]}, "list of texts, none of them empty"),
     ("maze_po", PO, FO, "something else"),
     ("maze_po", PO, PO | {"rewards": [-1.0]}, "one reward per action"),
     ("maze_po", PO, PO | {"dones": []}, "something else"),
@@ -517,32 +618,111 @@ def test_file_of_another_task_is_refused(tmp_path, env_id, other):
     with pytest.raises(ValueError, match=rf"file\.jsonl, line 1: expected a {env_id} trajectory, found an observation "
                                          rf"that is not one of {env_id} in a game that starts with"):
         list(load_dataset(make(env_id), str(path)))
-    footer = path.read_text().splitlines()[-1]
+    write_file(make(other), [], path)  # its last line alone
     with pytest.raises(ValueError, match=rf"line 1: expected a {env_id} trajectory, found a dataset of {other}"):
-        read(path, env_id, footer)
+        list(load_dataset(make(env_id), str(path)))
 
 
 # --- What all tasks share ---
 
 
+def assert_replays(env, seed, game, num_invalid):
+    """As it is written down, the game of `seed` can be played again."""
+    obs = [env.reset(seed)[0]]
+    steps = [env.step(action) for action in game.texts[1::2]]
+    assert obs + [step[0] for step in steps] == game.texts[::2] and [step[1] for step in steps] == game.rewards
+    assert [step[2] or step[3] for step in steps] == [False] * (len(steps) - 1) + [True]
+    assert (steps[-1][2], steps[-1][4]["success"]) == (game.terminated, game.success)
+    assert sum(not step[4]["valid"] for step in steps) == num_invalid
+
+
 @pytest.mark.parametrize("env_id", get_args(EnvId))
-def test_vector_equals_single_games(env_id):
-    vector, rng = VectorEnv(env_id, 8), random.Random(0)
-    singles = [make(env_id) for _ in range(8)]
-    actions = [action for game in make(env_id).generate(20, 0) for action in game.texts[1::2]] + ["?"]
-    games = {index: 100 + index for index in range(0, 8, 2)}
-    assert vector.reset(games) == {index: singles[index].reset(seed) for index, seed in games.items()}
-    running, seed = set(games), 200
-    for turn in range(300):
-        chosen = {index: rng.choice(actions) for index in sorted(running) if rng.random() < 0.8}
+@pytest.mark.parametrize(("num_envs", "num_games"), [(8, 60), (1, 4), (8, 5), (3, 3)])
+def test_vector_equals_single_games(env_id, num_envs, num_games):
+    """All games, in the order of their seeds, written down; where one ends the next begins."""
+    vector, rng = VectorEnv(env_id, num_envs), random.Random(0)
+    singles = [make(env_id) for _ in range(num_envs)]
+    actions = [action for game in make(env_id).generate(20, 0) for action in game.texts[1::2]]
+    actions += ["?", "\n", "", actions[0][:-1]] * (len(actions) // 10)  # the last one: cut off, else valid
+    waiting, seed, texts, rewards, num_invalid = [], {}, {}, {}, {}
+
+    def begin(index):
+        seed[index] = waiting.pop(0)
+        texts[index], rewards[index], num_invalid[index] = [singles[index].reset(seed[index])[0]], [], 0
+        return texts[index][0]
+
+    vector.reset(range(num_games))  # games that are given up
+    vector.step({0: "?"})
+    waiting += (seeds := rng.sample(range(10**6), num_games))
+    running = {index: begin(index) for index in range(min(num_envs, num_games))}
+    assert vector.reset(iter(seeds)) == running
+    played = []
+    while running:
+        chosen = [index for index in rng.sample(sorted(running), len(running)) if rng.random() < 0.6]
+        chosen = {index: rng.choice(actions) for index in chosen}
         steps = vector.step(chosen)
-        assert steps == {index: singles[index].step(action) for index, action in chosen.items()}
-        running -= {index for index, step in steps.items() if step[2] or step[3]}
-        if turn % 10 == 0 and len(running) < 8:  # games begin while others go on
-            index = min(set(range(8)) - running)
-            assert vector.reset({index: seed}) == {index: singles[index].reset(seed)}
-            running, seed = running | {index}, seed + 1
-    assert seed > 205
+        assert list(steps) == list(chosen)
+        for index, action in chosen.items():
+            obs, reward, terminated, truncated, info = singles[index].step(action)
+            texts[index] += [action if action.endswith("\n") else action + "…\n", obs]
+            rewards[index].append(reward)
+            num_invalid[index] += not info["valid"]
+            if terminated or truncated:
+                game = Trajectory(texts[index], rewards[index], terminated, info["success"])
+                played.append((seed[index], game, num_invalid[index]))
+                info |= {"trajectory": game, "num_invalid": num_invalid[index],
+                         "next_obs": begin(index) if waiting else None}
+                if info["next_obs"] is None:
+                    del running[index]
+            assert steps[index] == (obs, reward, terminated, truncated, info)
+    assert not waiting and sorted(seeds) == sorted(game[0] for game in played) and any(game[2] for game in played)
+    for game in played:
+        assert_replays(singles[0], *game)
+
+
+@pytest.mark.parametrize("env_id", get_args(EnvId))
+def test_vector_repeats_what_was_played(env_id):
+    """The games of a player, each by its seed."""
+    env, seeds = make(env_id), range(30, 50)
+    expected = [play(env, env.players()["data"], seed) for seed in seeds]
+    vector, games, ended = VectorEnv(env_id, 4), {}, []
+    number = {index: index for index in vector.reset(seeds)}
+    while number:
+        actions = {index: expected[i].texts[1::2][games.get(i, 0)] for index, i in number.items()}
+        games.update({i: games.get(i, 0) + 1 for i in number.values()})
+        for index, (*_, info) in vector.step(actions).items():
+            if "trajectory" in info:
+                assert info["trajectory"] == expected[number[index]] and info["num_invalid"] == 0
+                ended.append(number.pop(index))
+                if info["next_obs"] is not None:
+                    number[index] = max(games) + 1
+                    games[number[index]] = 0
+                    assert info["next_obs"] == expected[number[index]].texts[0]
+    assert sorted(ended) == list(range(20))
+
+
+def test_means_over_games():
+    """Against numpy, on games of random lengths, one of them alone too."""
+    rng, env = np.random.default_rng(0), make("maze_fo")
+    for num_games in (7, 1):
+        lengths = rng.integers(1, 9, num_games)
+        returns, successes = [], rng.random(num_games) < 0.5
+        games = []
+        for length, success in zip(lengths, successes, strict=True):
+            rewards = rng.normal(size=length)
+            returns.append(rewards.sum())
+            games.append(Trajectory(["a", "b\n"] * length, rewards.tolist(), True, bool(success)))
+        assert envs.statistics(env, games, 3) == pytest.approx({
+            "episodic_return": np.mean(returns), "episodic_return_se": np.std(returns) / np.sqrt(num_games),
+            "episodic_length": np.mean(lengths), "score": env.score(np.mean(returns)),
+            "success": np.mean(successes), "invalid_actions": 3 / np.sum(lengths)})
+
+
+def test_env_is_abstract():
+    with pytest.raises(TypeError, match="abstract"):
+        envs.Env("maze_fo")
+    assert envs.Env.__abstractmethods__ == {"reset", "step", "generate", "players", "recognises", "parse",
+                                            "worst_return", "best_return"}
 
 
 @pytest.mark.parametrize("env_id", get_args(EnvId))
@@ -563,7 +743,8 @@ def test_paper_score():
 
 
 def test_seeds_are_disjoint():
-    blocks = sorted([envs.TRAIN_SEED, envs.VALIDATION_SEED, envs.TEST_SEED])
+    assert list(envs.SEEDS) == ["train", "eval", "test"]
+    blocks = sorted(envs.SEEDS.values())
     assert all(later - earlier >= 10**9 for earlier, later in zip(blocks, blocks[1:], strict=False))
     assert all(first % 25 == 0 for first in blocks)
 

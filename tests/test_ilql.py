@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from algos import bc_maze, ilql_wordle
 from algos.ilql_wordle import (
     ACTION,
+    CUT,
+    LAST,
     OBS,
     Args,
     Codec,
@@ -22,15 +25,13 @@ from algos.ilql_wordle import (
     bc_loss,
     build_model,
     collate,
-    collate_transitions,
     critic_losses,
-    distinct_rows,
     encode,
     ilql_losses,
     minibatches,
     q_policy,
 )
-from envs import Env, Trajectory
+from envs import Trajectory
 
 NUM_IDS, MAX_LENGTH, MAX_NEW_TOKENS = 13, 40, 4
 
@@ -43,32 +44,34 @@ def setting(**options):
 class Turn:
     """A turn as the model sees it; `next_context` is what it sees before the next action, None if the game is over."""
 
-    segment: Segment
     context: list[int]
     action: list[int]
     reward: float
     next_context: list[int] | None
 
 
+def end(episode, rewards, terminated):
+    """Close a game whose texts do not matter."""
+    episode.end(Trajectory(["obs\n", "action\n"] * len(rewards) + ["obs\n"], rewards, terminated, False))
+
+
 def random_episode(rng, markov, terminated=None):
-    """(segments, turns) of a game of one to six turns."""
+    """(episode, its turns): a game of one to six turns."""
     terminated = rng.random() < 0.5 if terminated is None else terminated
     episode, turns = Episode(markov, MAX_LENGTH, MAX_NEW_TOKENS), list[Turn]()
     num_turns = rng.randint(1, 6)
-    for index in range(num_turns + 1):
-        if index == num_turns and terminated:
-            episode.segments[-1].terminated = True
-            break
-        episode.observe(rng.choices(range(NUM_IDS), k=rng.randint(1, 7)), "")
-        segment = episode.segments[-1]
+    for index in range(num_turns + (not terminated)):
+        episode.observe(rng.choices(range(NUM_IDS), k=rng.randint(1, 7)))
+        context = list(episode.segments[-1].ids)
         if turns:
-            turns[-1].next_context = list(segment.ids)
+            turns[-1].next_context = context
         if index < num_turns:
             action, reward = rng.choices(range(NUM_IDS), k=rng.randint(1, MAX_NEW_TOKENS)), rng.uniform(-3, 3)
-            turns.append(Turn(segment, list(segment.ids), action, reward, None))
-            segment.add(action, ACTION)
-            episode.end_action("", reward, rng.choice([[], [7]]))
-    return episode.segments, turns
+            turns.append(Turn(context, action, reward, None))
+            episode.add(action, ACTION)
+            episode.end_action(rng.choice([[], [7]]))
+    end(episode, [turn.reward for turn in turns], terminated)
+    return episode, turns
 
 
 def random_critic(seed):
@@ -84,16 +87,14 @@ def random_critic(seed):
 
 
 def random_setting(seed, markov, **options):
-    """(critic, target, minibatch, the turns whose actions are in it, args); some segments are in it twice."""
+    """(critic, target, minibatch, the turns in it, args); some episodes are in the minibatch twice."""
     rng = random.Random(seed)
-    episodes = [random_episode(rng, markov) for _ in range(8)]
-    turns = [turn for _, turns in episodes for turn in turns]
-    segments = [segment for segments, _ in episodes for segment in segments]
-    assert markov or any(segment.next for segment in segments), "no episode is long enough"
-    batch = rng.sample(segments, len(segments) * 2 // 3)
-    batch += [copy.copy(segment) for segment in batch[:3]] + batch[3:5]
-    acted = [turn for segment in batch for turn in turns if turn.segment.ids is segment.ids]
-    return random_critic(0), random_critic(1), batch, acted, setting(**options)
+    games = [random_episode(rng, markov) for _ in range(8)]
+    games = rng.sample(games, 6)
+    games += [(copy.deepcopy(episode), turns) for episode, turns in games[:2]] + games[2:4]
+    assert any(len(episode.segments) > 1 for episode, _ in games), "no episode is long enough"
+    turns = [turn for _, turns in games for turn in turns]
+    return random_critic(0), random_critic(1), [episode for episode, _ in games], turns, setting(**options)
 
 
 def read(trunk, ids):
@@ -146,7 +147,7 @@ def test_losses_and_gradients_equal_loops_over_tokens(seed, markov, options):
     slow["loss"].backward()
     gradients = {name: p.grad.clone() for name, p in critic.named_parameters()}
     critic.zero_grad()
-    fast = critic_losses(critic, target, batch, args)
+    fast = critic_losses(critic, target, collate(batch, "cpu"), args)
     next(iter(fast.values())).backward()
     for name, value in slow.items():
         assert fast[name].item() == pytest.approx(value.item(), rel=1e-4), name
@@ -155,37 +156,46 @@ def test_losses_and_gradients_equal_loops_over_tokens(seed, markov, options):
     assert all(p.grad is None for p in target.parameters())
 
 
-def test_transitions_of_an_example():
+def transitions_of(batch, monkeypatch, **options):
+    """What the losses are made of: (state, token, reward, discount, next state; None where it must not count)."""
+    passed = []
+    with monkeypatch.context() as patch:
+        patch.setattr(ilql_wordle, "ilql_losses", lambda *values: passed.extend(values))
+        arrays = collate(batch, "cpu")
+        critic_losses(random_critic(0), random_critic(1), arrays, setting(**options))
+    ids, row, t, acts = arrays[:4]
+    tokens, rewards, discounts = (x.tolist() for x in passed[5:8])
+    states = [ids[r, : i + 1].tolist() for r, i in zip(row, t, strict=True)]
+    return [(states[i], token, reward, discount, states[i + 1] if discount else None)
+            for i, token, reward, discount in zip(acts, tokens, rewards, discounts, strict=True)]
+
+
+def test_transitions_of_an_example(monkeypatch):
     """Two turns in segments of their own, the first with an action of two tokens; then a cut, or the end."""
-    def episode(terminated):
+    def example(terminated):
         episode = Episode(True, 20, 2)
-        episode.observe([1, 2], "")
-        episode.segments[-1].add([3, 4], ACTION)
-        episode.end_action("", -1.0, [])
-        episode.observe([5], "")
-        episode.segments[-1].add([6], ACTION)
-        episode.end_action("", -2.0, [9])
-        if terminated:
-            episode.segments[-1].terminated = True
-        else:
-            episode.observe([7, 8], "")
-        return episode.segments
+        episode.observe([1, 2])
+        episode.add([3, 4], ACTION)
+        episode.end_action([])
+        episode.observe([5])
+        episode.add([6], ACTION)
+        episode.end_action([9])
+        if not terminated:
+            episode.observe([7, 8])
+        end(episode, [-1.0, -2.0], terminated)
+        return episode
 
-    def transitions(batch, **options):
-        args = setting(gamma=0.5, **options)
-        ids, row, t, tokens, rewards, discounts, next_row, next_t = collate_transitions(batch, args)
-        heads = [ids[r, : i + 1].tolist() for r, i in zip(row, t, strict=True)]
-        next_heads = [ids[r, : i + 1].tolist() for r, i in zip(next_row, next_t, strict=True)]
-        return [(*x[:3], x[3], x[4] if x[3] else None) for x in
-                zip(heads, tokens.tolist(), rewards.tolist(), discounts.tolist(), next_heads, strict=True)]
+    def transitions(*batch, **options):
+        return transitions_of(batch, monkeypatch, **dict(gamma=0.5) | options)
 
+    ended, cut = example(True), example(False)
     first = [([1, 2], 3, 0.0, 1.0, [1, 2, 3]), ([1, 2, 3], 4, -1.0, 0.5, [5])]
-    assert transitions(episode(True)) == [*first, ([5], 6, -2.0, 0.0, None)]
-    assert transitions(episode(False)) == [*first, ([5], 6, -2.0, 0.5, [7, 8])]
-    assert transitions(episode(False)[:1]) == first  # the next segment need not be in the minibatch
-    assert transitions(episode(False)[1::-1] * 2) == 2 * [([5], 6, -2.0, 0.5, [7, 8]), *first]
-    assert [x[3] for x in transitions(episode(False), gamma_per="token")] == [0.5, 0.5, 0.5]
-    assert [x[3] for x in transitions(episode(True), gamma_per="token")] == [0.5, 0.5, 0.0]
+    if_ended, if_cut = [*first, ([5], 6, -2.0, 0.0, None)], [*first, ([5], 6, -2.0, 0.5, [7, 8])]
+    assert transitions(ended) == if_ended and transitions(cut) == if_cut
+    assert transitions(ended, cut, ended, cut) == 2 * (if_ended + if_cut)
+    assert transitions(cut, cut, ended, ended) == 2 * if_cut + 2 * if_ended
+    assert [x[3] for x in transitions(cut, gamma_per="token")] == [0.5, 0.5, 0.5]
+    assert [x[3] for x in transitions(ended, gamma_per="token")] == [0.5, 0.5, 0.0]
 
 
 def test_losses_of_an_example():
@@ -208,10 +218,8 @@ def test_only_action_tokens_are_trained_on(markov):
     policy = AutoModelForCausalLM.from_config(critic.trunk.config).eval()
     expected = {tuple(turn.context + turn.action[:j]) for turn in turns for j in range(len(turn.action))}
     arrays = collate(batch, "cpu")
-    for trunk, loss, ids in (
-            (policy.base_model, lambda: bc_loss(policy, *arrays), arrays[0]),
-            (critic.trunk, lambda: critic_losses(critic, target, batch, args)["loss"],
-             collate_transitions(batch, args)[0])):
+    for trunk, loss in ((policy.base_model, lambda: bc_loss(policy, *arrays)),
+                        (critic.trunk, lambda: critic_losses(critic, target, arrays, args)["loss"])):
         hidden = []
 
         def keep(module, inputs, kwargs, output, hidden=hidden):
@@ -223,116 +231,128 @@ def test_only_action_tokens_are_trained_on(markov):
         hook.remove()
         assert len(hidden) == 1
         moved = hidden[0].grad.abs().sum(-1).nonzero().tolist()
-        assert {tuple(ids[row, : t + 1].tolist()) for row, t in moved} == expected
+        assert {tuple(arrays[0][row, : t + 1].tolist()) for row, t in moved} == expected
 
 
-def test_padding_does_not_count():
-    """A longer segment beside a short one changes nothing for it."""
+@pytest.mark.parametrize("terminated", [False, True])
+def test_padding_does_not_count(terminated):
+    """A longer episode beside a short one changes nothing for it, on whichever side."""
     critic, target, _, _, args = random_setting(0, False)
     rng = random.Random(0)
-    segments = [random_episode(rng, True, terminated=True)[0][-1] for _ in range(12)]
-    first, longest = (choose(segments, key=lambda segment: len(segment.ids)) for choose in (min, max))
-    assert len(first.ids) < len(longest.ids)
-    alone = critic_losses(critic, target, [first], args)
-    beside = critic_losses(critic, target, [first, longest], args)
-    other = critic_losses(critic, target, [longest], args)
-    n, m = (sum(who != OBS for who in segment.who) for segment in (first, longest))
+    games = [random_episode(rng, False, terminated) for _ in range(12)]
+    (first, turns), (longest, others) = (choose(games, key=lambda game: len(game[0].segments[0].ids))
+                                         for choose in (min, max))
+    assert len(first.segments[0].ids) < len(longest.segments[0].ids)
+    alone, other, beside, before = (critic_losses(critic, target, collate(batch, "cpu"), args)
+                                    for batch in ([first], [longest], [first, longest], [longest, first]))
+    n, m = (sum(len(turn.action) for turn in game) for game in (turns, others))
     for name in ("q_loss", "v_loss", "cql_loss"):
         expected = (n * alone[name].item() + m * other[name].item()) / (n + m)
         assert beside[name].item() == pytest.approx(expected, rel=1e-4)
+        assert before[name].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_distinct_rows():
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, 2, (50, 4))
-    distinct, index = distinct_rows(rows)
-    assert (distinct[index] == rows).all() and len(distinct) == len({tuple(row) for row in rows}) < 50
-
-
-@pytest.mark.parametrize("block", [1, 8])
-def test_the_end_of_a_game_appears_once_an_epoch(block):
-    """And never with a next value; all other transitions have one."""
+@pytest.mark.parametrize("script", [bc_maze, ilql_wordle])
+@pytest.mark.parametrize("markov", [False, True])
+def test_collate(script, markov):
+    """The states in order, what follows each of them, and no row of ids twice."""
     rng = random.Random(0)
-    episodes = [random_episode(rng, True) for _ in range(200)]
-    data = [segment for segments, _ in episodes for segment in segments]
-    data = data[: len(data) // 40 * 40]
-    batches = minibatches(data, 40, block, 0, 0)
-    tokens = ends = 0
-    for _ in range(len(data) // 40):
-        _, _, _, t, _, discounts, _, _ = collate_transitions(next(batches), setting())
-        tokens, ends = tokens + len(t), ends + int((discounts == 0).sum())
-    assert ends == sum(segment.terminated for segment in data) > 50
-    assert tokens == sum(who != OBS for segment in data for who in segment.who)
+    games = [random_episode(rng, markov) for _ in range(20)]
+    games += games[::-1]
+    segments = [segment for episode, _ in games for segment in episode.segments]
+    states, tokens, kinds = [], [], []
+    for segment in segments:
+        for i, kind in enumerate(segment.kind):
+            if kind != OBS:
+                states.append(segment.ids[:i])
+                kinds.append(kind)
+                tokens.append(None if kind == CUT else segment.ids[i])
+    ids, row, t, acts, *arrays = script.collate([episode for episode, _ in games], "cpu")
+    assert [ids[r, : i + 1].tolist() for r, i in zip(row, t, strict=True)] == states
+    assert acts.tolist() == [i for i, kind in enumerate(kinds) if kind != CUT]
+    assert CUT in kinds
+    assert [x.tolist() for x in arrays[:2]] == [[values[i] for i in acts] for values in (tokens, kinds)]
+    rewards = [[0.0] * (len(turn.action) - 1) + [turn.reward] for _, turns in games for turn in turns]
+    assert arrays[2].tolist() == pytest.approx(sum(rewards, [])) and arrays[2].dtype == torch.float32
+    rows, longest = {tuple(x) for x in ids.tolist()}, max(len(segment.kind) for segment in segments)
+    assert len(rows) == len(ids) < len(segments) and ids.shape[1] == longest
+    assert rows == {tuple(segment.ids + [0] * (longest - len(segment.ids))) for segment in segments}
+
+
+def test_the_end_of_a_game_appears_once_an_epoch(monkeypatch):
+    """And never with a next value; all other transitions have one, the cut games' last ones too."""
+    rng = random.Random(0)
+    data = [random_episode(rng, True)[0] for _ in range(200)]
+    batches = minibatches(data, 8, 0, 0)
+    seen = Counter()
+    for batch in (next(batches) for _ in range(25)):
+        _, _, t, acts, _, kind, _ = collate(batch, "cpu")
+        over = [x[-1] is None for x in transitions_of(batch, monkeypatch)]
+        assert over == (kind == LAST).tolist() and sum(over) == sum(e.trajectory.terminated for e in batch)
+        seen.update(tokens=len(acts), ends=sum(over), cut=len(t) - len(acts))
+    num_ends = sum(episode.trajectory.terminated for episode in data)
+    kinds = [kind for episode in data for segment in episode.segments for kind in segment.kind]
+    assert seen == {"tokens": sum(kind not in (OBS, CUT) for kind in kinds), "ends": num_ends, "cut": 200 - num_ends}
+    assert 50 < num_ends < 150
 
 
 # --- Minibatches ---
 
 
-def segments_of_lengths(lengths):
-    segments = []
-    for number, length in enumerate(lengths):
-        segments.append(Segment())
-        segments[-1].add([number] * int(length), ACTION)
-    return segments
+def episodes_of_lengths(lengths):
+    """One with each of the lengths, which is that of its longest segment, the first or not."""
+    episodes = []
+    for number, length in enumerate(map(int, lengths)):
+        episodes.append(Episode(True, 200, 1))
+        episodes[-1].segments = [Segment([0] * n, [OBS] * n) for n in [length, 1, 1 + length // 2][number % 2 :]]
+        if number % 2:
+            episodes[-1].segments.append(Segment([0] * length, [OBS] * length))
+    return episodes
 
 
 @pytest.mark.parametrize("script", [bc_maze, ilql_wordle])
 @pytest.mark.parametrize("lengths", [[5] * 103, [1 + i * i % 97 for i in range(103)]], ids=["alike", "various"])
-@pytest.mark.parametrize("size, block", [(10, 1), (16, 4), (4, 4), (1, 1), (1, 8), (500, 1), (500, 8)])
-def test_minibatches(script, lengths, size, block):
-    """Same by seed, from any step on; each block once per epoch, but for a rest that does not fill a minibatch."""
-    data = segments_of_lengths(lengths)
-    number = {id(segment): i for i, segment in enumerate(data)}
+@pytest.mark.parametrize("size", [1, 4, 10, 16, 103, 500])
+def test_minibatches(script, lengths, size):
+    """Same by seed, from any step on; each episode once per epoch, but for a rest that does not fill a minibatch."""
+    data = episodes_of_lengths(lengths)
+    number = {id(episode): i for i, episode in enumerate(data)}
 
     def first(n, seed, step=0):
-        batches = script.minibatches(data, size, block, seed, step)
-        return [[number[id(segment)] for segment in next(batches)] for _ in range(n)]
+        batches = script.minibatches(data, size, seed, step)
+        return [[number[id(episode)] for episode in next(batches)] for _ in range(n)]
 
-    num_runs = -(-len(data) // block)
-    per_batch = max(1, min(size // block, num_runs))
-    epoch = num_runs // per_batch
+    per_batch = min(size, len(data))
+    epoch = len(data) // per_batch
     batches = first(2 * epoch + 3, seed=1)
-    assert batches == first(2 * epoch + 3, seed=1) and batches != first(2 * epoch + 3, seed=2) or epoch == 1 == block
+    assert batches == first(2 * epoch + 3, seed=1) != first(2 * epoch + 3, seed=2)
     for step in {0, 1, epoch - 1, epoch, 2 * epoch, 2 * epoch + 1}:
         assert first(2, seed=1, step=step) == batches[step : step + 2]
     for start in (0, epoch):
-        runs = []
-        for batch in batches[start : start + epoch]:
-            assert len({i // block for i in batch}) == per_batch
-            for run in {i // block for i in batch}:
-                whole = list(range(len(data)))[run * block : (run + 1) * block]
-                assert [i for i in batch if i // block == run] == whole
-            runs += [i // block for i in batch]
-        assert sorted(set(runs)) == sorted(dict.fromkeys(runs)) and len(set(runs)) == epoch * per_batch
-        assert len(runs) == len(set(runs)) * block - (block - len(data) % block if num_runs - 1 in runs and
-                                                      len(data) % block else 0)
-    if epoch > 1:
-        assert batches[:epoch] != batches[epoch : 2 * epoch]
+        assert {len(batch) for batch in batches[start : start + epoch]} == {per_batch}
+        assert len(set(sum(batches[start : start + epoch], []))) == epoch * per_batch
+    assert batches[:epoch] != batches[epoch : 2 * epoch]
+    if len(data) % per_batch:  # the rest is another one each epoch
+        assert set(sum(batches[:epoch], [])) != set(sum(batches[epoch : 2 * epoch], []))
 
 
-def test_minibatches_spare_padding():
-    """Segments of different lengths share minibatches with their like, and short ones come no sooner than long ones."""
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(1, 100, 5000)
-    batches = minibatches(segments_of_lengths(lengths), 10, 1, 0, 0)
-    batches = [[len(segment.ids) for segment in next(batches)] for _ in range(500)]
+@pytest.mark.parametrize("script", [bc_maze, ilql_wordle])
+def test_minibatches_spare_padding(script):
+    """Episodes of different lengths share minibatches with their like, and short ones come no sooner than long ones."""
+    lengths = np.random.default_rng(0).integers(1, 100, 5000)
+    batches = script.minibatches(episodes_of_lengths(lengths), 10, 0, 0)
+    batches = [[max(len(segment.ids) for segment in episode.segments) for episode in next(batches)]
+               for _ in range(500)]
+    assert sorted(sum(batches, [])) == sorted(lengths)
     assert sum(sum(batch) for batch in batches) > 0.8 * sum(10 * max(batch) for batch in batches)
     means = np.array([np.mean(batch) for batch in batches])
     assert 0.4 < np.mean(means[1:] > means[:-1]) < 0.6
 
 
 # --- A task with a known solution ---
+# Four cells in a row; behind the last one is the goal. -1 for each move but the one that reaches it.
 
 LEFT, RIGHT = "go left\n", "go right\n"
-
-
-class Corridor(Env):
-    """Four cells in a row; behind the last one is the goal. -1 for each move but the one that reaches it."""
-
-    markov = True
-
-    def __init__(self):
-        pass
 
 
 def move(cell, action):
@@ -383,13 +403,13 @@ def test_critic_finds_the_solution_of_a_corridor():
     policy, tokenizer = build_model(args, {text for trajectory in WALKS for text in trajectory.texts})
     codec = Codec(tokenizer)
     assert len(codec.encode(LEFT)) == len(codec.encode(RIGHT)) == 2
-    data = encode(WALKS, Corridor(), codec, args)
+    data = encode(WALKS, True, codec, args)
     critic = Critic(policy, -3.0)
     target = copy.deepcopy(critic).requires_grad_(False)
     optimizer = torch.optim.AdamW(critic.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    batches = minibatches(data, len(data), 1, 0, 0)
+    batches = minibatches(data, len(data), 0, 0)
     for _ in range(500):
-        critic_losses(critic, target, next(batches), args)["loss"].backward()
+        critic_losses(critic, target, collate(next(batches), "cpu"), args)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():

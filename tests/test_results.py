@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from envs import TEST_SEED, make, play
+from envs import SEEDS, make, play
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def fake_run(folder: Path, exp_name: str, seed: int, returns: float | None, env_id: str = "maze_fo") -> None:
     run = folder / f"{env_id}__{exp_name}__{seed}"
     run.mkdir(parents=True)
-    args = {"env_id": env_id, "exp_name": exp_name, "seed": seed}
-    (run / "args.json").write_text(json.dumps({"commit": "abc123", "torch": "2.9", "device": "cpu", "args": args}))
+    args = {"env_id": env_id, "exp_name": exp_name, "seed": seed, "device": "cpu"}
+    (run / "args.json").write_text(json.dumps({"commit": "abc123", "torch": "2.9", "args": args}))
     rows = [{"iteration": i, "eval/episodic_return": -90.0 + i, "eval/score": 1.0, "charts/minutes": i / 2,
              "perf/train_tokens_per_second": 1000.0 * i, "perf/rollout_tokens_per_second": 1.0} for i in (1, 2, 3)]
     if returns is not None:
@@ -61,7 +61,7 @@ def test_table(runs):
     assert found["filtered BC"] == [
         "-60.00 ± 1.50 ¹", "-60.00", "60.0", "0.250", "1.50%", "2.8", "2,000", "34,567", "-56.4"]
     env = make("maze_fo")
-    games = [play(env, env.players()["data"], TEST_SEED + index) for index in range(800)]
+    games = [play(env, env.players()["data"], SEEDS["test"] + index) for index in range(800)]
     assert found["data player"][0].startswith(f"{sum(game.episodic_return for game in games) / 800:.2f} ± ")
     assert found["best player"] == ["-6.84 ± 0.12 ¹", "", "100.0", "1.000", "", "", "", "", "-6.84"]
     assert float(found["random player"][0].split()[0]) == pytest.approx(-85.14, abs=4)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import deque
 
 import pytest
 import torch
@@ -9,7 +10,22 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen3Config
 
 from algos import bc_maze, ilql_wordle
-from algos.bc_maze import ACTION, ACTION_END, OBS, Args, Codec, bc_loss, build_model, collate, encode, rollout, sample
+from algos.bc_maze import (
+    ACTION,
+    ACTION_END,
+    CUT,
+    LAST,
+    OBS,
+    Args,
+    Codec,
+    Episode,
+    bc_loss,
+    build_model,
+    collate,
+    encode,
+    rollout,
+    sample,
+)
 from envs import Env, Trajectory, VectorEnv, make
 
 WORDS = [*"abcdef", "hello", "world", "\n", "yes\n", "no\n"]
@@ -29,9 +45,9 @@ families = pytest.mark.parametrize("family", CONFIGS)
 
 
 class Babble(Env):
-    """Answers of 0 to 40 words that depend on all that was said before; ends by the rules or by a limit."""
+    """Answers of 1 to 40 words that depend on all that was said before; ends by the rules or by a limit."""
 
-    num_test_episodes = 1
+    generate = players = recognises = parse = worst_return = best_return = None  # a game that is only played
 
     def __init__(self, markov):
         self.markov, self.heard = markov, []
@@ -53,7 +69,7 @@ class Babble(Env):
 
     def speak(self):
         rng = random.Random(f"speak {self.said}")
-        lengths = [1, 2, 3, 40] if self.markov else [0, 1, 2, 3, 40] if len(self.said) > 1 else [1, 2, 3]
+        lengths = [1, 2, 3, 40] if self.markov or len(self.said) > 1 else [1, 2, 3]
         words = rng.choices(WORDS, k=rng.choice(lengths))
         self.said.append("".join(words))
         return self.said[-1]
@@ -63,7 +79,7 @@ class Games(VectorEnv):
     """Games that no id names."""
 
     def __init__(self, games):
-        self.envs = games
+        self.envs, self.waiting, self.games = games, deque(), {}
 
 
 def games(env_id, num_envs):
@@ -110,19 +126,27 @@ def play(model, env_id, codec, args, num_envs=3, seed=0, next_logits=None):
     return rollout([model.base_model], next_logits or model.lm_head, envs, codec, range(GAMES), args, generator), envs
 
 
+def written(action):
+    """The action as the trajectory has it: one that was cut off is marked."""
+    return action if action.endswith("\n") else action + "…\n"
+
+
 def actions_of(episode):
     """[(the ids that the action's first token was sampled behind, the action's ids, its reward)], from the segments."""
-    actions = []
+    actions, ends, terminated = [], [], episode.trajectory.terminated
     for segment in episode.segments:
-        start = None
-        for i, who in enumerate(segment.who):
-            start = i if who != OBS and start is None else start
-            assert segment.rewards[i] == 0 or who == ACTION_END
-            if who == ACTION_END:
-                actions.append((segment.ids[:start], segment.ids[start : i + 1], segment.rewards[i]))
+        start, kinds = None, segment.kind[: len(segment.ids)]
+        behind = [CUT] if segment is episode.segments[-1] and not terminated else []
+        assert segment.kind == kinds + behind and len(kinds) == len(segment.ids) and CUT not in kinds
+        for i, kind in enumerate(kinds):
+            start = i if kind != OBS and start is None else start
+            if kind in (ACTION_END, LAST):
+                actions.append((segment.ids[:start], segment.ids[start : i + 1]))
+                ends.append(kind)
                 start = None
         assert start is None, "an action without an end"
-    return actions
+    assert ends == [ACTION_END] * (len(ends) - 1) + [LAST if terminated else ACTION_END]
+    return [(*action, reward) for action, reward in zip(actions, episode.trajectory.rewards, strict=True)]
 
 
 # --- The training pass ---
@@ -138,20 +162,18 @@ def test_logprobs_are_those_of_the_training_pass(family, env_id, max_length):
     args, codec = setting(env_id, max_length)
     model = random_model(family, codec, args)
     episodes, _ = play(model, env_id, codec, args)
-    segments = [segment for episode in episodes for segment in episode.segments]
     sampled = []
-    for segment in segments:
-        assert len(segment.ids) == len(segment.who) == len(segment.rewards) == len(segment.logprobs) <= max_length
-        with torch.no_grad():
-            logprobs = model(torch.tensor([segment.ids])).logits[0].log_softmax(-1)
-        for i, (token, who, logprob) in enumerate(zip(segment.ids, segment.who, segment.logprobs, strict=True)):
-            if who == OBS:
-                assert logprob == 0
-            else:
-                assert logprob == pytest.approx(logprobs[i - 1, token].item(), abs=1e-4)
-                sampled.append(logprob)
+    for episode in episodes:
+        expected = []
+        for segment in episode.segments:
+            assert len(segment.ids) <= max_length
+            with torch.no_grad():
+                logprobs = model(torch.tensor([segment.ids])).logits[0].log_softmax(-1)
+            expected += [logprobs[i - 1, token].item() for i, token in enumerate(segment.ids) if segment.kind[i] != OBS]
+        assert episode.logprobs == pytest.approx(expected, abs=1e-4)
+        sampled += episode.logprobs
     with torch.no_grad():  # all at once, padded, as in training
-        assert bc_loss(model, *collate(segments, "cpu")).item() == pytest.approx(-sum(sampled) / len(sampled), abs=1e-4)
+        assert bc_loss(model, *collate(episodes, "cpu")).item() == pytest.approx(-sum(sampled) / len(sampled), abs=1e-4)
     actions = [action for episode in episodes for _, action, _ in actions_of(episode)]
     lengths = {len(action) for action in actions}
     assert len(lengths) > 1 and 4 in lengths and max(sampled) - min(sampled) > 3  # else this tests little
@@ -163,12 +185,12 @@ def test_logprobs_at_another_temperature():
     args, codec = setting(temperature=0.5)
     model = random_model("llama", codec, args)
     for episode in play(model, "babble", codec, args)[0]:
+        expected = []
         for context, action, _ in actions_of(episode):
             with torch.no_grad():
                 logprobs = (model(torch.tensor([context + action])).logits[0] / 0.5).log_softmax(-1)
-            segment = next(s for s in episode.segments if s.ids[: len(context + action)] == context + action)
-            expected = [logprobs[len(context) + j - 1, token].item() for j, token in enumerate(action)]
-            assert segment.logprobs[len(context) : len(context + action)] == pytest.approx(expected, abs=1e-4)
+            expected += [logprobs[len(context) + j - 1, token].item() for j, token in enumerate(action)]
+        assert episode.logprobs == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("env_id, max_length", SETTINGS)
@@ -177,22 +199,44 @@ def test_each_action_is_trained_on_once_and_whole(env_id, max_length):
     args, codec = setting(env_id, max_length)
     episodes, envs = play(random_model("llama", codec, args), env_id, codec, args, num_envs=GAMES)
     for index, episode in enumerate(episodes):
-        actions = actions_of(episode)
-        assert [codec.decode(action) for _, action, _ in actions] == episode.texts[1::2]
-        assert [reward for _, _, reward in actions] == episode.rewards
+        actions, trajectory = actions_of(episode), episode.trajectory
+        heard = [codec.decode(action) for _, action, _ in actions]
+        assert [written(action) for action in heard] == trajectory.texts[1::2]
         if env_id.startswith("babble"):
-            assert envs.envs[index].heard == episode.texts[1::2]
-        assert [s.next for s in episode.segments] == [*episode.segments[1:], None]
-        assert not any(segment.terminated for segment in episode.segments[:-1])
+            assert envs.envs[index].heard == heard
         # Behind the last action: nothing where the rules ended the game, else the last observation.
         last = episode.segments[-1]
-        tail = last.ids[max((i + 1 for i, who in enumerate(last.who) if who), default=0) :]
-        if last.terminated:
-            assert tail in ([], codec.encode("\n"))
+        tail = last.ids[max((i + 1 for i, kind in enumerate(last.kind) if kind not in (OBS, CUT)), default=0) :]
+        if trajectory.terminated:
+            assert tail == ([] if heard[-1].endswith("\n") else codec.encode("\n"))
         else:
-            assert tail[len(tail) - len(seen := codec.encode(episode.texts[-1])) :] == seen
-    assert {episode.segments[-1].terminated for episode in episodes} == (
+            assert tail[len(tail) - len(seen := codec.encode(trajectory.texts[-1])) :] == seen
+    assert {episode.trajectory.terminated for episode in episodes} == (
         {True} if env_id == "wordle" else {False, True} if "babble" in env_id else {False})
+
+
+@pytest.mark.parametrize("env_id, max_length", SETTINGS)
+def test_collate(env_id, max_length):
+    """A state before each action token and where the game was cut; the reward is on the last token of an action."""
+    args, codec = setting(env_id, max_length)
+    episodes, _ = play(random_model("llama", codec, args), env_id, codec, args)
+    states, acts, tokens, kinds, rewards = [], [], [], [], []
+    for episode in episodes:
+        actions = actions_of(episode)
+        for number, (context, action, reward) in enumerate(actions, 1):
+            acts += range(len(states), len(states) + len(action))
+            states += [context + action[:j] for j in range(len(action))]
+            tokens += action
+            last = LAST if number == len(actions) and episode.trajectory.terminated else ACTION_END
+            kinds += [ACTION] * (len(action) - 1) + [last]
+            rewards += [0.0] * (len(action) - 1) + [reward]
+        if not episode.trajectory.terminated:
+            states.append(episode.segments[-1].ids)
+    ids, row, t, *rest = collate(episodes, "cpu")
+    assert [ids[i, : j + 1].tolist() for i, j in zip(row.tolist(), t.tolist(), strict=True)] == states
+    assert [x.tolist() for x in rest] == [acts, tokens, kinds, rewards]
+    different = {tuple(segment.ids) for episode in episodes for segment in episode.segments}
+    assert len(ids) <= len(different) and ids.shape[1] <= max_length + 1
 
 
 def test_a_long_episode_goes_on_in_a_new_segment():
@@ -200,59 +244,62 @@ def test_a_long_episode_goes_on_in_a_new_segment():
     args, codec = setting("babble", 40, 2)
     a, b, c, d = (codec.encode(letter)[0] for letter in "abcd")
     end = codec.encode("\n")[0]
-    episode = bc_maze.Episode(False, 40, 2)
-    observations = [[a, a], [b] * 10, [c] * 9, [d] * 9, [b] * 3, [c] * 8, [d] * 34]
+    episode = Episode(False, 40, 2)
+    observations = [[a, a], [b] * 10, [c] * 6, [d] * 13, [b] * 3, [c] * 8, [d] * 35]
     for obs in observations:
-        episode.observe(list(obs), "")
-        episode.segments[-1].add([obs[0], end], ACTION)
-        episode.end_action("", 0.0, [])
+        episode.observe(list(obs))
+        episode.add([obs[0], end], ACTION)
+        episode.end_action([])
     turns = [[*obs, obs[0], end] for obs in observations]
     assert [segment.ids for segment in episode.segments] == [
-        turns[0] + turns[1] + turns[2] + turns[3],
-        # 2 tokens; an action and the observation behind it, 2 + 3; 2 + 9 before; 2 + 9 more would be above 20.
-        [a, a] + [c, end] + turns[3] + turns[4] + turns[5],
-        [a, a] + turns[6],  # not even one turn fits
+        turns[0] + turns[1] + turns[2] + turns[3],  # the last action starts at 37: it and a newline just fit
+        # 2 tokens and the observation, 3; the turn before, 15, makes 20; the one before that would be above 20.
+        [a, a] + turns[3] + turns[4] + turns[5],
+        [a, a] + turns[6],  # not even one turn fits, but the observation has to
     ]
-    assert [[i for i, who in enumerate(s.who) if who] for s in episode.segments] == [
-        [2, 3, 14, 15, 25, 26, 36, 37], [18, 19, 28, 29], [36, 37]]
+    assert [[(i, kind) for i, kind in enumerate(s.kind) if kind != OBS] for s in episode.segments] == [
+        [(i + j, kind) for i in starts for j, kind in enumerate([ACTION, ACTION_END])]
+        for starts in ([2, 14, 22, 37], [20, 30], [37])]
 
 
 def test_long_actions():
     """The context of a new segment leaves room for an action, be it longer than half of the segment."""
-    episode = bc_maze.Episode(False, 40, 25)
+    episode = Episode(False, 40, 25)
     for _ in range(9):
-        episode.observe([1] * 3, "")
-        episode.segments[-1].add([2], ACTION)
-        episode.end_action("", 0.0, [])
+        episode.observe([1] * 3)
+        episode.add([2], ACTION)
+        episode.end_action([])
     assert len(episode.segments) > 1
-    assert all(max(i for i, who in enumerate(s.who) if who) <= 40 - 25 - 1 for s in episode.segments)
+    assert all(max(i for i, kind in enumerate(s.kind) if kind != OBS) <= 40 - 25 - 1 for s in episode.segments)
 
 
 def test_data_with_longer_actions_than_are_sampled():
     """No action is cut, and no segment is longer than the model can read."""
     args, codec = setting(max_length=20, max_new_tokens=2)
-    trajectory = Trajectory(["a\n", "b" * 9 + "\n"] * 4, [0.0] * 4, True, True)
-    segments = encode([trajectory], Babble(False), codec, args)
-    assert max(len(segment.ids) for segment in segments) <= 20
-    assert sum(who != OBS for segment in segments for who in segment.who) == 40
+    episode, = encode([Trajectory(["a\n", "b" * 9 + "\n"] * 4, [0.0] * 4, True, True)], False, codec, args)
+    assert max(len(segment.ids) for segment in episode.segments) <= 20
+    assert [action for _, action, _ in actions_of(episode)] == [codec.encode("b" * 9 + "\n")] * 4
+    assert sum(kind != OBS for segment in episode.segments for kind in segment.kind) == 40
 
 
 def test_max_length_shorter_than_a_turn():
     for markov in (False, True):
-        episode = bc_maze.Episode(markov, 10, 4)
-        episode.observe([1] * 5, "")
+        Episode(markov, 10, 4).observe([1] * 5)
         with pytest.raises(ValueError, match="--max-length 10 .* 11"):
-            bc_maze.Episode(markov, 10, 4).observe([1] * 6, "")
+            Episode(markov, 10, 4).observe([1] * 6)
 
 
 # --- The rollout without a cache ---
 
 
 def play_slowly(trunks, next_logits, env, codec, seed, args):
-    """One game, greedily; all that the model sees is read again for every token. Returns [(context, action)], texts."""
+    """One game, greedily; all that the model sees is read again for every token.
+
+    Returns [(context, action)], the trajectory, and the number of invalid actions.
+    """
     obs, _ = env.reset(seed)
-    texts, parts, actions, over = [obs], [codec.encode(obs)], [], False
-    context = parts[0]
+    texts, rewards, parts, actions, num_invalid, over = [obs], [], [codec.encode(obs)], [], 0, False
+    context, room = parts[0], args.max_length - args.max_new_tokens - 1
     while not over:
         action = []
         while len(action) < args.max_new_tokens and "\n" not in codec.tokenizer.decode(action):
@@ -262,18 +309,27 @@ def play_slowly(trunks, next_logits, env, codec, seed, args):
                 action = [*action, next_logits(*hidden).argmax().item()]
         actions.append((context, action))
         text = codec.decode(action)
-        obs, _, terminated, truncated, _ = env.step(text)
-        texts += [text, obs]
+        obs, reward, terminated, truncated, info = env.step(text)
+        texts += [written(text), obs]
+        rewards.append(reward)
+        num_invalid += not info["valid"]
         parts += [action if text.endswith("\n") else action + codec.encode("\n"), codec.encode(obs)]
         over = terminated or truncated
         if env.markov:
             context = parts[-1]
-        elif len(context + parts[-2] + parts[-1]) + args.max_new_tokens + 1 <= args.max_length:
+        elif len(context + parts[-2] + parts[-1]) <= room:
             context = context + parts[-2] + parts[-1]
         else:
-            newest = [parts[0] + sum(parts[len(parts) - n :], []) for n in range(2, len(parts), 2)]
-            context = max((c for c in newest if len(c) <= args.max_length // 2), key=len, default=parts[0] + parts[-1])
-    return actions, texts
+            newest = [parts[0] + sum(parts[j:], []) for j in range(2, len(parts), 2)]
+            fitting = [c for c in newest if len(c) <= min(args.max_length // 2, room)]
+            context = max(fitting, key=len, default=parts[0] + parts[-1])
+    return actions, Trajectory(texts, rewards, terminated, info["success"]), num_invalid
+
+
+def assert_same(episode, slow):
+    """The episode is the game that `play_slowly` returned."""
+    played = [(context, action) for context, action, _ in actions_of(episode)]
+    assert (played, episode.trajectory, episode.num_invalid) == slow
 
 
 @pytest.mark.parametrize("env_id, max_length", SETTINGS)
@@ -290,9 +346,8 @@ def test_rollout_equals_one_without_a_cache(family, env_id, max_length):
 
     episodes, envs = play(model, env_id, codec, args, num_envs=4, next_logits=next_logits)
     for seed, episode in enumerate(episodes):
-        actions, texts = play_slowly([model.base_model], next_logits, envs.envs[0], codec, seed, args)
-        assert [(context, action) for context, action, _ in actions_of(episode)] == actions
-        assert episode.texts == texts and episode.seed == seed
+        assert_same(episode, play_slowly([model.base_model], next_logits, envs.envs[0], codec, seed, args))
+    assert len(episodes) == GAMES
 
 
 def test_rollout_with_a_critic_equals_one_without_a_cache():
@@ -313,10 +368,11 @@ def test_rollout_with_a_critic_equals_one_without_a_cache():
         envs = games("babble", 3)
         played[beta] = rollout(trunks, next_logits, envs, codec, range(GAMES), args, torch.Generator().manual_seed(0))
     for seed, episode in enumerate(played[2.0]):
-        actions, texts = play_slowly([policy.base_model, critic.trunk], slow_logits, Babble(False), codec, seed, args)
-        assert [(context, action) for context, action, _ in actions_of(episode)] == actions and episode.texts == texts
-    without = play(policy, "babble", codec, args)[0]
-    assert [e.texts for e in played[0.0]] == [e.texts for e in without] != [e.texts for e in played[2.0]]
+        slow = play_slowly([policy.base_model, critic.trunk], slow_logits, Babble(False), codec, seed, args)
+        assert_same(episode, slow)
+    played["without"] = play(policy, "babble", codec, args)[0]
+    texts = {name: [episode.trajectory.texts for episode in episodes] for name, episodes in played.items()}
+    assert texts[0.0] == texts["without"] != texts[2.0]
 
 
 def test_rows_out_of_step():
@@ -325,31 +381,34 @@ def test_rows_out_of_step():
     model = random_model("llama", codec, args)
     widths, ready = [], []
 
-    class Watched(bc_maze.CachedTrunk):
-        def __call__(self, ids, start, count):
-            widths.append((ids.shape[1], count.tolist()))
-            return super().__call__(ids, start, count)
+    def watched(trunk, cache, ids, start, count, max_length, feed=bc_maze.feed):
+        widths.append((ids.shape[1], count.tolist()))
+        return feed(trunk, cache, ids, start, count, max_length)
 
     def next_logits(hidden):
         ready.append(len(hidden))
         return model.lm_head(hidden)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bc_maze, "CachedTrunk", Watched)
+        patch.setattr(bc_maze, "feed", watched)
         episodes, envs = play(model, "babble", codec, args, num_envs=4, next_logits=next_logits)
     assert all(width == max(count) for width, count in widths) and min(ready) >= 1
     still_reading = [sum(c > 0 for c in count) - n for n, (_, count) in zip(ready, widths, strict=True)]
     assert min(still_reading) == 0 < max(still_reading)
     assert {len(count) for _, count in widths} >= {4, 2, 1}  # rows that idle are dropped in the end
     for seed, episode in enumerate(episodes):
-        assert episode.texts == play_slowly([model.base_model], model.lm_head, envs.envs[0], codec, seed, args)[1]
+        assert_same(episode, play_slowly([model.base_model], model.lm_head, envs.envs[0], codec, seed, args))
 
 
 def test_all_games_are_played_whatever_the_number_of_environments():
+    """In the order of their seeds."""
     args, codec = setting(temperature=0.0)
     model = random_model("llama", codec, args)
-    played = [[(e.seed, e.texts, e.rewards) for e in play(model, "babble", codec, args, n)[0]] for n in (1, 2, 7, 9)]
-    assert played == [played[0]] * 4 and [seed for seed, _, _ in played[0]] == list(range(GAMES))
+    slow = [play_slowly([model.base_model], model.lm_head, Babble(False), codec, seed, args)[1:]
+            for seed in range(GAMES)]
+    for num_envs in (1, 2, 7, 9):
+        episodes, _ = play(model, "babble", codec, args, num_envs)
+        assert [(episode.trajectory, episode.num_invalid) for episode in episodes] == slow
 
 
 def test_more_ids_than_tokens():
@@ -400,21 +459,27 @@ def test_an_action_that_is_cut_off(markov):
     args, codec = setting("babble", max_new_tokens=3)
     envs = Games([Babble(markov)])
     model = random_model("llama", codec, args)
-    episode, = rollout([model.base_model], always(codec, "a"), envs, codec, [0], args, torch.Generator())
+    episodes = rollout([model.base_model], always(codec, "a"), envs, codec, range(GAMES), args, torch.Generator())
     a, end = codec.encode("a")[0], codec.encode("\n")[0]
-    assert set(envs.envs[0].heard) == {"aaa"} == set(episode.texts[1::2])
-    ids, who, rewards = [], [], []
-    for k, reward in enumerate(episode.rewards):
-        obs = codec.encode(episode.texts[2 * k])
-        ids += [*obs, a, a, a, end]
-        who += [OBS] * len(obs) + [ACTION, ACTION, ACTION_END, OBS]
-        rewards += [0] * len(obs) + [0, 0, reward, 0]
-    if not episode.segments[-1].terminated:
-        ids += codec.encode(episode.texts[-1])
-        who, rewards = (x + [0] * (len(ids) - len(x)) for x in (who, rewards))
-    assert len(episode.segments) == (len(episode.texts) // 2 + (not episode.segments[-1].terminated) if markov else 1)
-    assert sum((s.ids for s in episode.segments), []) == ids and sum((s.who for s in episode.segments), []) == who
-    assert sum((s.rewards for s in episode.segments), []) == rewards
+    assert set(envs.envs[0].heard) == {"aaa"}
+    assert {episode.trajectory.terminated for episode in episodes} == {False, True}
+    for episode in episodes:
+        trajectory, ids, kind = episode.trajectory, [], []
+        assert set(trajectory.texts[1::2]) == {written("aaa")} == {"aaa…\n"}
+        for text in trajectory.texts[:-1:2]:
+            obs = codec.encode(text)
+            ids += [*obs, a, a, a, end]
+            kind += [OBS] * len(obs) + [ACTION, ACTION, ACTION_END, OBS]
+        if trajectory.terminated:
+            kind[-2] = LAST
+        else:
+            ids += (obs := codec.encode(trajectory.texts[-1]))
+            kind += [OBS] * len(obs) + [CUT]
+        num_turns = len(trajectory.rewards)
+        assert len(episode.segments) == (num_turns + (not trajectory.terminated) if markov else 1)
+        assert sum((s.ids for s in episode.segments), []) == ids and sum((s.kind for s in episode.segments), []) == kind
+        rewards = [x for reward in trajectory.rewards for x in (0, 0, reward)]
+        assert collate([episode], "cpu")[-1].tolist() == rewards and len(episode.logprobs) == 3 * num_turns
 
 
 def test_an_action_is_cut_behind_its_newline():
@@ -427,8 +492,10 @@ def test_an_action_is_cut_behind_its_newline():
     envs = Games([Babble(False)])
     episode, = rollout([model.base_model], always(codec, "x\n\ny", "a"), envs, codec, [0], args,
                        torch.Generator().manual_seed(1))
-    assert set(envs.envs[0].heard) <= {"x\n", "ax\n", "aax\n", "aaa"} and len(set(envs.envs[0].heard)) > 1
-    for (_, action, _), text in zip(actions_of(episode), episode.texts[1::2], strict=True):
+    heard = envs.envs[0].heard
+    assert set(heard) <= {"x\n", "ax\n", "aax\n", "aaa"} and len(set(heard)) > 1
+    assert episode.trajectory.texts[1::2] == [written(text) for text in heard]
+    for (_, action, _), text in zip(actions_of(episode), heard, strict=True):
         assert codec.tokenizer.decode(action) == text + "\ny" * text.endswith("\n") and len(action) == len(text.strip())
 
 
@@ -438,47 +505,47 @@ LETTERS = dict(token_pattern=r"[\s\S]", hidden_size=8, device="cpu", max_new_tok
 TEXTS = ["ab\n", "x\n", "c\n", "yz\n", "d\n"]
 
 
-class Read(Env):
-    def __init__(self, markov):
-        self.markov = markov
-
-
 def encoded(trajectory, markov, script=bc_maze):
+    """([(text, kind) of each segment], [reward of each action token])."""
     args = script.Args(**LETTERS)
     codec = Codec(build_model(args, set(TEXTS))[1])
-    segments = script.encode([trajectory], Read(markov), codec, args)
-    assert [s.next for s in segments] == [*segments[1:], None]
-    return [("".join(codec.tokenizer.convert_ids_to_tokens(s.ids)), s.who, s.rewards, s.terminated) for s in segments]
+    episode, = script.encode([trajectory], markov, codec, args)
+    assert episode.trajectory == trajectory and episode.num_invalid == 0
+    segments = [("".join(codec.tokenizer.convert_ids_to_tokens(s.ids)), s.kind) for s in episode.segments]
+    return segments, script.collate([episode], "cpu")[-1].tolist()
 
 
 def test_encode_an_episode_in_one_segment():
-    who, rewards = [0, 0, 0, 1, 2, 0, 0, 1, 1, 2], [0, 0, 0, 0, -1, 0, 0, 0, 0, -2]
-    assert (OBS, ACTION, ACTION_END) == (0, 1, 2)
+    kind, rewards = [0, 0, 0, 1, 2, 0, 0, 1, 1, 2], [0, -1, 0, 0, -2]
+    assert (OBS, ACTION, ACTION_END, LAST, CUT) == (0, 1, 2, 3, 4)
     for texts in (TEXTS, TEXTS[:-1]):  # of an end by the rules nothing follows
-        assert encoded(Trajectory(texts, [-1, -2], True, True), False) == [("ab\nx\nc\nyz\n", who, rewards, True)]
-    assert encoded(Trajectory(TEXTS, [-1, -2], False, False), False) == [
-        ("ab\nx\nc\nyz\nd\n", [*who, 0, 0], [*rewards, 0, 0], False)]
-    assert encoded(Trajectory(TEXTS[:-1], [-1, -2], False, False), False) == [("ab\nx\nc\nyz\n", who, rewards, False)]
+        assert encoded(Trajectory(texts, [-1, -2], True, True), False) == (
+            [("ab\nx\nc\nyz\n", [*kind[:-1], LAST])], rewards)
+    assert encoded(Trajectory(TEXTS, [-1, -2], False, False), False) == (
+        [("ab\nx\nc\nyz\nd\n", [*kind, 0, 0, CUT])], rewards)
+    assert encoded(Trajectory(TEXTS[:-1], [-1, -2], False, False), False) == (
+        [("ab\nx\nc\nyz\n", [*kind, CUT])], rewards)
 
 
 def test_encode_a_segment_for_each_turn():
-    turns = [("ab\nx\n", [0, 0, 0, 1, 2], [0, 0, 0, 0, -1], False),
-             ("c\nyz\n", [0, 0, 1, 1, 2], [0, 0, 0, 0, -2], False)]
-    assert encoded(Trajectory(TEXTS, [-1, -2], False, False), True) == [*turns, ("d\n", [0, 0], [0, 0], False)]
+    first, second, kind, rewards = ("ab\nx\n", [0, 0, 0, 1, 2]), "c\nyz\n", [0, 0, 1, 1, 2], [0, -1, 0, 0, -2]
+    assert encoded(Trajectory(TEXTS, [-1, -2], False, False), True) == (
+        [first, (second, kind), ("d\n", [0, 0, CUT])], rewards)
     for texts in (TEXTS, TEXTS[:-1]):
-        assert encoded(Trajectory(texts, [-1, -2], True, False), True) == [turns[0], (*turns[1][:3], True)]
-    assert encoded(Trajectory(TEXTS[:-1], [-1, -2], False, False), True) == turns
+        assert encoded(Trajectory(texts, [-1, -2], True, False), True) == (
+            [first, (second, [0, 0, 1, 1, LAST])], rewards)
+    assert encoded(Trajectory(TEXTS[:-1], [-1, -2], False, False), True) == ([first, (second, [*kind, CUT])], rewards)
 
 
 def test_complete():
     """A last action without an observation behind it is left out, unless the rules ended the game."""
     for kept in (Trajectory(TEXTS, [-1, -2], False, False), Trajectory(TEXTS, [-1, -2], True, True),
                  Trajectory(TEXTS[:-1], [-1, -2], True, True)):
-        assert ilql_wordle.complete(kept) == kept
-    cut = ilql_wordle.complete(Trajectory(TEXTS[:-1], [-1, -2], False, False))
+        assert kept.complete() == kept
+    cut = Trajectory(TEXTS[:-1], [-1, -2], False, False).complete()
     assert cut == Trajectory(TEXTS[:3], [-1], False, False)
-    assert encoded(cut, True, ilql_wordle)[-1] == ("c\n", [0, 0], [0, 0], False)
-    assert ilql_wordle.complete(Trajectory(TEXTS[:2], [-1], False, False)) is None
+    assert encoded(cut, True, ilql_wordle) == ([("ab\nx\n", [0, 0, 0, 1, 2]), ("c\n", [0, 0, CUT])], [0, -1])
+    assert Trajectory(TEXTS[:2], [-1], False, False).complete() is None
 
 
 @pytest.mark.parametrize("env_id, max_length", [("maze_fo", 64), ("maze_po", 64), ("maze_po", 20)])
@@ -490,13 +557,12 @@ def test_data_and_rollout_are_formatted_alike(env_id, max_length, monkeypatch):
     codec = Codec(build_model(args, texts_of(env_id))[1])
     moves = ["move left\n", "move right\n", "move up\n", "move down\n"]
     episodes = play(random_model("llama", codec, args), env_id, codec, args, next_logits=always(codec, *moves))[0]
-    ended = [episode.segments[-1].terminated for episode in episodes]
-    data = [Trajectory(e.texts, e.rewards, end, end) for e, end in zip(episodes, ended, strict=True)]
-    read = encode(data, make(env_id), codec, args)
-    played = [segment for episode in episodes for segment in episode.segments]
-    for a, b in zip(read, played, strict=True):
-        assert (a.ids, a.who, a.rewards, a.terminated) == (b.ids, b.who, b.rewards, b.terminated)
-        assert (a.next and a.next.ids) == (b.next and b.next.ids)
+    read = encode([episode.trajectory for episode in episodes], make(env_id).markov, codec, args)
+    for a, b in zip(read, episodes, strict=True):
+        assert [(s.ids, s.kind) for s in a.segments] == [(s.ids, s.kind) for s in b.segments]
+        assert a.trajectory == b.trajectory
+    for a, b in zip(collate(read, "cpu"), collate(episodes, "cpu"), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_texts_are_tokenised_on_their_own():
@@ -504,9 +570,9 @@ def test_texts_are_tokenised_on_their_own():
     args = Args(device="cpu", hidden_size=8, token_pattern=r"[a-z]+\n?")
     codec = Codec(build_model(args, {"ab", "c\n", "abc\n"})[1])
     assert codec.encode("ab") + codec.encode("c\n") != codec.encode("abc\n")
-    trajectory = Trajectory(["ab", "c\n", ""], [0.0], False, False)
-    segment, = encode([trajectory], Read(False), codec, Args(max_new_tokens=3))
-    assert segment.ids == codec.encode("ab") + codec.encode("c\n")
+    trajectory = Trajectory(["ab", "c\n", "ab"], [0.0], False, False)
+    episode, = encode([trajectory], False, codec, Args(max_new_tokens=3))
+    assert [s.ids for s in episode.segments] == [codec.encode("ab") + codec.encode("c\n") + codec.encode("ab")]
 
 
 def test_codec_spells_unknown_words():

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
 from algos import bc_maze, ilql_wordle
-from envs import Env, EnvId, Trajectory, load_dataset, make, write_file
+from envs import SEEDS, EnvId, Trajectory, load_dataset, load_shuffled, make, read_file, write_file
 
 SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle}
 scripts = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
@@ -116,6 +116,7 @@ def test_the_same_seed_gives_the_same_run(script, run):
     assert {"iteration", "global_step", "losses/held_out_bc_loss", "eval/score", "test/episodic_return"} <= names
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 4]
     assert [row["global_step"] for row in rows] == [3, 6, 9, 12, 12]
+    assert [name.startswith("test/") for name in rows[-1]].count(True) == 6
     assert all(math.isfinite(value) for row in rows for value in row.values())
 
 
@@ -130,6 +131,10 @@ def test_learning_rate_warms_up_once(script, run):
         rate = args.bc_learning_rate if name == "bc_optimizer" else args.learning_rate
         assert state["param_groups"][0]["lr"] == pytest.approx(rate * num_steps / 100)
         assert {int(x["step"]) for x in state["state"].values()} == {num_steps}
+    rates = [args.learning_rate * step / 100 for step in (3, 6, 9, 12)]
+    if script is ilql_wordle:
+        rates = [rate * step / 100 for rate in (args.bc_learning_rate, args.learning_rate) for step in (3, 6)]
+    assert [row["charts/learning_rate"] for row in metrics_of(folder)[:-1]] == pytest.approx(rates)
 
 
 @scripts
@@ -139,18 +144,49 @@ def test_gradient_steps(script):
     weight = torch.nn.Parameter(torch.tensor([1.0]))
     optimizer, rates, applied = torch.optim.SGD([weight]), [], []
     optimizer.register_step_pre_hook(lambda *_: applied.append(weight.grad.item()))
-    segment = script.Segment()
+    data = [Trajectory(["a\n", "b\n", "a\n"], [float(i)], False, False) for i in range(5)]
+    tokenizer = script.build_model(args, {"a\n", "b\n"})[1]
+    episodes = script.encode(data, True, script.Codec(tokenizer), args)
 
     def losses_of(batch):
-        assert batch == [segment] and weight.grad is None
+        collated = script.collate([episodes[len(rates)]], "cpu")
+        assert all(torch.equal(x, y) for x, y in zip(batch, collated, strict=True)) and weight.grad is None
         rates.append(optimizer.param_groups[0]["lr"])
         return {"loss": weight.sum() * len(rates), "other": torch.tensor(10.0 * len(rates))}
 
-    logged = script.gradient_steps(losses_of, optimizer, 2.0, iter([[segment]] * 4), 97, args)
+    batches = iter([[episode] for episode in episodes])
+    logged = script.gradient_steps(losses_of, optimizer, 2.0, batches, 97, args)
+    assert next(batches) == [episodes[4]]
     assert rates == pytest.approx([1.96, 1.98, 2.0, 2.0]) and applied == pytest.approx([0.5] * 4, rel=1e-4)
     assert logged["losses/other"] == pytest.approx(25) and logged["losses/grad_norm"] == pytest.approx(2.5)
     seen = [1 - 0.5 * sum(rates[:i]) for i in range(4)]
     assert logged["losses/loss"] == pytest.approx(sum((i + 1) * x for i, x in enumerate(seen)) / 4, rel=1e-4)
+    assert logged["charts/learning_rate"] == 2.0 and logged["perf/train_tokens_per_second"] > 0
+    rates.clear()
+    logged = script.gradient_steps(losses_of, optimizer, 2.0, iter([[episode] for episode in episodes]), 0, args)
+    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08]) and logged["charts/learning_rate"] == rates[-1]
+
+
+@scripts
+def test_log(script, tmp_path, capsys):
+    """A line with the run's name, the row in metrics.jsonl, and to wandb; none of the latter two where not wanted."""
+    tracked = []
+
+    class Tracker:
+        def log(self, row, step):
+            tracked.append((row, step))
+
+    row = {"global_step": 7, "losses/bc_loss": torch.tensor(0.25), "eval/score": np.float64(3.0)}
+    script.log(tmp_path, row, Tracker())
+    script.log(tmp_path, row | {"global_step": 8})
+    script.log(tmp_path, {"test/episodic_return": -2.0, "test/episodic_return_se": 0.5}, keep=False)
+    plain = {"global_step": 7, "losses/bc_loss": 0.25, "eval/score": 3.0}
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [plain, plain | {"global_step": 8}] and tracked == [(plain, 7)]
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [f"{tmp_path.name}: global_step 7  bc_loss 0.25  score 3",
+                     f"{tmp_path.name}: global_step 8  bc_loss 0.25  score 3",
+                     f"{tmp_path.name}: episodic_return -2 ± 0.5"]
 
 
 class Killed(Exception):
@@ -164,8 +200,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(script, run, killed_in, monke
     args, metrics, folder = run
     log = script.log
 
-    def log_and_die(run, tracker, row):
-        log(run, tracker, row)
+    def log_and_die(run, row, *rest):
+        log(run, row, *rest)
         if row["iteration"] == killed_in:
             raise Killed
 
@@ -195,25 +231,34 @@ def test_a_finished_run_goes_on(script, run):
 @scripts
 def test_evaluate_only_reproduces_the_test(script, run, capsys):
     _, metrics, folder = run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     now = script.Args(device="cpu", evaluate_only=str(folder), num_envs=4, num_test_episodes=6)
     assert timeless(script.main(replace(now))) == timeless(metrics)
     shown = capsys.readouterr().out
-    assert shown.count("(return ") == 3 and f"return {metrics['test/episodic_return']:.3f}" in shown
+    assert shown.count("(return ") == 3
+    assert f"\n{folder.name}: episodic_return {metrics['test/episodic_return']:.4g} ± " in shown
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     greedy = timeless(script.main(replace(now, temperature=0.0)))
     assert greedy == timeless(script.main(replace(now, temperature=0.0, num_envs=3))) != timeless(metrics)
 
 
 @scripts
 def test_transcripts(script, run):
+    """In the format of the data, in the order of the test seeds."""
     _, metrics, folder = run
-    games = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
-    assert [game["seed"] for game in games] == list(range(bc_maze.TEST_SEED, bc_maze.TEST_SEED + 6))
-    assert np.mean([sum(game["rewards"]) for game in games]) == pytest.approx(metrics["test/episodic_return"])
     env = make("maze_fo")
-    for game in games:
-        assert env.reset(game["seed"])[0] == game["texts"][0]
-        assert [env.step(action)[:2] for action in game["texts"][1::2]] == list(
-            zip(game["texts"][2::2], game["rewards"], strict=True))
+    games = list(read_file(env, folder / "episodes.jsonl"))
+    footer = json.loads((folder / "episodes.jsonl").read_text().splitlines()[-1])
+    assert footer["count"] == len(games) == 6 and footer["env_id"] == "maze_fo"
+    assert np.mean([game.episodic_return for game in games]) == pytest.approx(metrics["test/episodic_return"])
+    assert np.mean([game.success for game in games]) == pytest.approx(metrics["test/success"])
+    assert np.mean([len(game.rewards) for game in games]) == pytest.approx(metrics["test/episodic_length"])
+    for seed, game in enumerate(games, SEEDS["test"]):
+        assert env.reset(seed)[0] == game.texts[0]
+        steps = [env.step(action) for action in game.texts[1::2]]
+        assert [step[:2] for step in steps] == list(zip(game.texts[2::2], game.rewards, strict=True))
+        assert [step[2] or step[3] for step in steps] == [False] * (len(steps) - 1) + [True]
+        assert (steps[-1][2], steps[-1][4]["success"]) == (game.terminated, game.success)
 
 
 @scripts
@@ -261,7 +306,7 @@ def test_target_copies(monkeypatch):
             else:
                 assert torch.equal(now[0][name], now[1][name])
         before.append(now)
-        steps.append(len(batch))
+        steps.append(len(batch[0]))
         return critic_losses(critic, target, batch, args)
 
     monkeypatch.setattr(ilql_wordle, "critic_losses", watched)
@@ -338,14 +383,10 @@ def test_a_run_is_not_overwritten(script, run, monkeypatch):
 
 
 @scripts
-def test_errors_come_before_there_is_a_run(script, folder):
-    """So that the next attempt finds nothing in its way."""
+def test_errors_stand_in_nobodys_way(script, run, folder):
+    """The next attempt starts in the same folder as if nothing had been, without --resume."""
     write_file(make("maze_po"), load_dataset(make("maze_po"), None, 5), folder / "other.jsonl")
     for error, match, options in (
-            (OSError, "nothing", dict(model=str(folder / "nothing"))),
-            (ValueError, "--max-length 20 ", dict(max_length=20)),
-            (ValueError, "other.jsonl, line 1: expected a maze_fo ", dict(dataset=str(folder / "other.jsonl"))),
-            (FileNotFoundError, "missing.jsonl", dict(dataset=str(folder / "missing.jsonl"))),
             (ValueError, "no_such_task", dict(env_id="no_such_task")),
             (ValueError, "no option", dict(env_options={"colour": "red"})),
             (FileNotFoundError, "nowhere", dict(evaluate_only=str(folder / "nowhere"))),
@@ -353,6 +394,21 @@ def test_errors_come_before_there_is_a_run(script, folder):
         with pytest.raises(error, match=match):
             script.main(setting(script, **options))
         assert not (folder / "runs").exists()
+    for error, match, options in (
+            (OSError, "nothing", dict(model=str(folder / "nothing"))),
+            (ValueError, "--max-length 20 ", dict(max_length=20)),
+            (ValueError, "other.jsonl, line 1: expected a maze_fo ", dict(dataset=str(folder / "other.jsonl"))),
+            (FileNotFoundError, "missing.jsonl", dict(dataset=str(folder / "missing.jsonl")))):
+        with pytest.raises(error, match=match):
+            script.main(setting(script, **options))
+        assert {path.name for path in (folder / "runs").rglob("*")} == {
+            run_folder(run[0]).name, "args.json", "metrics.jsonl"}
+        assert not (run_folder(run[0]) / "metrics.jsonl").read_text()
+    args, metrics, finished = run
+    assert timeless(script.main(replace(args))) == timeless(metrics)
+    assert_same_run(finished, run_folder(args))
+    saved = [json.loads((x / "args.json").read_text())["args"] for x in (finished, run_folder(args))]
+    assert saved[0] == saved[1] == json.loads(json.dumps(asdict(args)))
 
 
 def test_a_run_of_another_script_is_not_replayed(finished):
@@ -391,21 +447,14 @@ def test_the_home_task_is_the_default(script, monkeypatch):
 # --- Behaviour cloning ---
 
 
-class Say(Env):
-    markov = True
-
-    def __init__(self):
-        pass
-
-
 def test_bc_learns_one_batch():
     """The loss falls to the entropy of the actions and no further: three to one after `a`, none after the others."""
     said = [("a\n", "x\n"), ("a\n", "x\n"), ("a\n", "x\n"), ("a\n", "y\n"), ("b\n", "y\n"), ("b b b\n", "x\n")] * 2
     args = setting(bc_maze, hidden_size=32, token_pattern=r"[a-z]\n?|\s")
     trajectories = [Trajectory([obs, action], [0.0], True, True) for obs, action in said]
     policy, tokenizer = bc_maze.build_model(args, {text for pair in said for text in pair})
-    arrays = bc_maze.collate(bc_maze.encode(trajectories, Say(), bc_maze.Codec(tokenizer), args), "cpu")
-    assert len(arrays[3]) == 12  # one token an action
+    arrays = bc_maze.collate(bc_maze.encode(trajectories, True, bc_maze.Codec(tokenizer), args), "cpu")
+    assert len(arrays[4]) == 12  # one token an action
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=0.0)
     for _ in range(150):
         loss = bc_maze.bc_loss(policy, *arrays)
@@ -423,72 +472,101 @@ def trajectories(num_episodes):
             for i in range(num_episodes)]
 
 
-def chosen(data, **options):
-    args = setting(bc_maze, **options)
-    train, held_out = bc_maze.choose(data, args)
-    assert (train, held_out) == bc_maze.choose(data, args)
-    names = [{t.texts[0] for t in part} for part in (train, held_out)]
-    assert not names[0] & names[1] and len(names[0]) == len(train) and len(names[1]) == len(held_out)
-    assert len(held_out) == max(1, len(train + held_out) // 10)
-    return train + held_out
+def choose(data, **options):
+    before, args = list(data), setting(bc_maze, **options)
+    chosen = bc_maze.choose(data, args)
+    assert chosen == bc_maze.choose(data, replace(args, seed=2)) and data == before
+    return chosen
 
 
 def test_choose():
     data = trajectories(200)
-    everything = chosen(data)
-    assert sorted(t.texts for t in everything) == sorted(t.texts for t in data)
-    assert everything != data and everything != chosen(data, seed=2)
-    successes = [t for t in data if t.success]
-    assert sorted(t.texts for t in chosen(data, success_only=True)) == sorted(t.texts for t in successes)
+    assert choose(data) == data
+    assert choose(data, success_only=True) == [t for t in data if t.success] != data
 
 
 @pytest.mark.parametrize("success_only", [False, True])
 @pytest.mark.parametrize("top_fraction", [0.1, 0.3, 0.75])
 def test_choose_the_best(top_fraction, success_only):
-    """Whole games, of those that were not cut short; who is in among equals at the border depends on the seed."""
-    data = trajectories(1000)
-    candidates = [t for t in data if t.terminated and (t.success or not success_only)]
-    best = [chosen(data, top_fraction=top_fraction, success_only=success_only, seed=seed) for seed in (1, 2)]
-    expected = sorted((t.episodic_return for t in candidates), reverse=True)[: round(top_fraction * len(candidates))]
-    for kept in best:
-        assert all(t in candidates for t in kept)
-        assert sorted((t.episodic_return for t in kept), reverse=True) == expected
-        # In no order, so that what is held out is not the best.
-        assert [t.episodic_return for t in kept] != expected or len(set(expected)) == 1
-    border = min(expected)
-    names = [{t.texts[0] for t in kept if t.episodic_return == border} for kept in best]
+    """Whole games, of those that were not cut short, in their order; of equals at the border the first ones."""
+    data, names = trajectories(1000), []
+    for _ in range(2):
+        kept = choose(data, top_fraction=top_fraction, success_only=success_only)
+        candidates = [t for t in data if t.terminated and (t.success or not success_only)]
+        returns = sorted((t.episodic_return for t in candidates), reverse=True)[: round(top_fraction * len(candidates))]
+        border = min(returns)
+        equals = [t for t in candidates if t.episodic_return == border]
+        first = equals[: returns.count(border)]
+        assert 0 < len(first) < len(equals)
+        assert kept == [t for t in candidates if t.episodic_return > border or t in first]
+        assert sorted((t.episodic_return for t in kept), reverse=True) == returns
+        names.append({t.texts[0] for t in kept})
+        random.Random(1).shuffle(data)
     assert names[0] != names[1]
-    assert {t.texts[0] for t in best[0]} - names[0] == {t.texts[0] for t in best[1]} - names[1]
 
 
 def test_a_filter_that_leaves_nothing():
     failures = [replace(t, success=False) for t in trajectories(30)]
     with pytest.raises(ValueError, match="leaves 0 of 30"):
         bc_maze.choose(failures, setting(bc_maze, success_only=True))
+    with pytest.raises(ValueError, match="leaves 1 of 30"):
+        bc_maze.choose([*failures[1:], replace(failures[0], success=True)], setting(bc_maze, success_only=True))
+    assert len(choose([replace(t, success=i < 2) for i, t in enumerate(failures)], success_only=True)) == 2
     cut = [replace(t, terminated=False) for t in trajectories(30)]
     with pytest.raises(ValueError, match="leaves 0 of 30"):
         bc_maze.choose(cut, setting(bc_maze, top_fraction=0.5))
 
 
+@pytest.fixture
+def watched(monkeypatch):
+    """What the scripts tokenise, and what they draw minibatches from."""
+    encoded, drawn_from = [], []
+    for script in SCRIPTS.values():
+        def encode(trajectories, *rest, function=script.encode):
+            encoded.append(trajectories)
+            return function(trajectories, *rest)
+
+        def minibatches(data, *rest, function=script.minibatches):
+            drawn_from.append(data)
+            return function(data, *rest)
+
+        monkeypatch.setattr(script, "encode", encode)
+        monkeypatch.setattr(script, "minibatches", minibatches)
+    return encoded, drawn_from
+
+
 @scripts
-def test_held_out_data(script, monkeypatch):
-    """A tenth of the games is held out, and never trained on."""
-    read, encode, minibatches, batches = [], script.encode, script.minibatches, []
+@pytest.mark.parametrize("number", [50, 1300])
+def test_held_out_data(script, number, watched):
+    """The first tenth of the shuffled games is held out, and never trained on; no more than 128 of them are read."""
+    encoded, drawn_from = watched
+    script.main(setting(script, steps_per_iteration=1, num_trajectories=number, seed=3))
+    train, held_out = encoded
+    shuffled = load_shuffled(make("maze_fo"), None, number, 3)
+    assert train == shuffled[number // 10 :] and held_out == shuffled[: min(128, number // 10)]
+    assert drawn_from and all([episode.trajectory for episode in data] == train for data in drawn_from)
+    ends = script.ACTION_END, script.LAST
+    assert all(sum(kind in ends for episode in data for segment in episode.segments for kind in segment.kind)
+               == sum(len(t.rewards) for t in train) for data in drawn_from)
 
-    def watched_encode(trajectories, *rest):
-        read.append(trajectories)
-        return encode(trajectories, *rest)
 
-    def watched_minibatches(data, *rest):
-        batches.append(data)
-        return minibatches(data, *rest)
+def test_filtered_data(watched):
+    """Both what is trained on and what is held out has passed the filter."""
+    args = setting(bc_maze, steps_per_iteration=1, num_trajectories=100, top_fraction=0.5)
+    bc_maze.main(replace(args))
+    train, held_out = watched[0]
+    chosen = bc_maze.choose(load_shuffled(make("maze_fo"), None, 100, args.seed), args)
+    assert held_out + train == chosen and len(held_out) == max(1, len(chosen) // 10) and len(chosen) < 50
 
-    monkeypatch.setattr(script, "encode", watched_encode)
-    monkeypatch.setattr(script, "minibatches", watched_minibatches)
-    args = setting(script, steps_per_iteration=1, num_trajectories=50)
-    script.main(args)
-    train, held_out = read
-    assert len(train) == 45 and len(held_out) == 5
-    assert not {id(t) for t in train} & {id(t) for t in held_out}
-    acted = sum(len(t.rewards) for t in train)
-    assert all(sum(2 in segment.who for segment in data) == acted for data in batches) and batches
+
+@scripts
+def test_unknown_consequences(script, watched, folder):
+    """BC learns from a last action without what came of it; ILQL cannot, and a game of one action is nothing to it."""
+    games = [t for t in load_dataset(make("maze_fo"), None, 100) if not t.terminated]
+    assert {len(t.rewards) for t in games} == {1, 2, 3, 4, 5}
+    write_file(make("maze_fo"), [replace(t, texts=t.texts[:-1]) for t in games], folder / "games.jsonl")
+    script.main(setting(script, steps_per_iteration=1, num_trajectories=None, dataset=str(folder / "games.jsonl")))
+    expected = [(t.texts[:-1], t.rewards) for t in games]
+    if script is ilql_wordle:
+        expected = [(t.texts[:-2], t.rewards[:-1]) for t in games if len(t.rewards) > 1]
+    assert sorted((t.texts, t.rewards) for part in watched[0] for t in part) == sorted(expected)

@@ -151,7 +151,7 @@ def test_seed_draws_the_word():
     assert words[0] == words[1]
     counts = Counter(words[0])
     assert len(counts) == len(WORDS) and max(counts.values()) < 30  # 11.6 expected
-    assert [make("wordle").reset(seed)[0] for seed in (-1, 0, envs.TEST_SEED)] == ["Wordle:\n"] * 3
+    assert [make("wordle").reset(seed)[0] for seed in (-1, 0, envs.SEEDS["test"])] == ["Wordle:\n"] * 3
 
 
 @pytest.mark.filterwarnings("error")
