@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 experiments="
 maze_fo maze_po wordle | bc_maze     | bc_maze     |
 maze_fo maze_po        | filtered_bc | bc_maze     | --success-only
-wordle                 | filtered_bc | bc_maze     | --top-fraction 0.3
+wordle                 | filtered_bc | bc_maze     | --top-fraction 0.3 --num-iterations 44
 maze_fo maze_po        | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__bc_maze__SEED
 wordle                 | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__filtered_bc__SEED
 "

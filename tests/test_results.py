@@ -124,7 +124,8 @@ def test_dry_run_of_quick(checkout):
 def test_dry_run_of_all(checkout):
     everything = commands(benchmarks(checkout, "all", DRY_RUN="1").stdout)
     assert len(everything) == len(set(everything)) == 3 * 3 * 3 + 1 and set(QUICK) < set(everything)
-    assert "algos/bc_maze.py --env-id wordle --exp-name filtered_bc --seed 3 --top-fraction 0.3" in everything
+    assert ("algos/bc_maze.py --env-id wordle --exp-name filtered_bc --seed 3 --top-fraction 0.3 --num-iterations 44"
+            in everything)
     wordle = commands(benchmarks(checkout, "wordle", DRY_RUN="1", SEEDS="4 7").stdout)
     assert len(wordle) == 7 and all("wordle" in line for line in wordle)
     assert {line.split("--seed ")[1][0] for line in wordle[:-1]} == {"4", "7"}
