@@ -3,7 +3,7 @@
 An episode is one game: texts obs_0, action_0, obs_1, action_1, …, each tokenised on its own, their ids simply joined.
 A turn is one observation and the agent's answer to it, the action: all its tokens up to the newline. ILQL decides token
 by token: the state at t is all tokens up to t, h_t its hidden state. A: the positions t whose next token is an action
-token, n = |A|; Q', V', h': a target copy of the critic, target ← (1 - tau)·target + tau·online after every step.
+token, n = |A|; Q', h': a target copy of the critic, target ← (1 - tau)·target + tau·online after every step.
 
     y_t   = r_t + γ_t · V(h_t')                 t': the next position in A, also of a later segment; 0 at the end
     L_Q   = Σ_A ½(Q1(h_t)[x_{t+1}] - y_t)² + ½(Q2(h_t)[x_{t+1}] - y_t)² / n
@@ -17,7 +17,7 @@ starts as its copy. γ_t is gamma on the last token of an action and 1 on others
 A truncated episode bootstraps from the state behind its last observation, a terminated one from nothing.
 Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232); ILQL (Snell et al., arXiv 2206.11871). Unlike there: the discount
 is per turn (`--gamma-per token`: the paper's), a time limit is no termination, the heads start at the data's mean
-return-to-go, β is chosen on validation seeds, and `--bootstrap target` takes V' for V in y_t.
+return-to-go, and β is chosen on validation seeds.
 
     python algos/ilql_wordle.py
     python algos/ilql_wordle.py --env-id maze_fo --bc-checkpoint runs/maze_fo__bc_maze__1      -6.84, the optimum
@@ -87,7 +87,6 @@ class Args:
     tau: float = 0.005  # Polyak rate: target = (1 - tau) * target + tau * online after every gradient step
     expectile: float = 0.7  # expectile of Q that V stands for; 0.5 is the mean, 1 the maximum
     cql_weight: float = 0.01  # weight of the CQL term
-    bootstrap: Literal["online", "target"] = "online"  # whose V the Q targets are made of, as in the paper, or its copy
     beta: tuple[float, ...] = (4.0, 16.0, 64.0)  # weights of Q at decoding: the best on validation seeds is kept
     # --- evaluation
     eval_every: int = 1  # iterations from one evaluation on validation seeds to the next; 0: none
@@ -102,13 +101,12 @@ PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands betw
 LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "maze_fo": dict(token_pattern=PHRASES, minibatch_size=32, num_iterations=12, expectile=0.9, cql_weight=0.1,
-                    tau=0.1, bootstrap="target", beta=(4.0, 16.0, 64.0), eval_every=4),
-    "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=64, learning_rate=3e-4, num_iterations=8,
-                    expectile=0.7, gamma=0.9, cql_weight=0.1, tau=0.1, bootstrap="target", beta=(1.0, 2.0, 4.0, 8.0),
-                    eval_every=2),
-    "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=300_000, minibatch_size=128,
-                   learning_rate=1e-3, bc_learning_rate=2e-3, bc_iterations=15, num_iterations=15,
-                   steps_per_iteration=500, eval_every=5, expectile=0.8, bootstrap="target", tau=0.02,
+                    tau=0.1, beta=(4.0, 16.0, 64.0), eval_every=4),
+    "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=64, learning_rate=3e-4, num_iterations=4,
+                    expectile=0.9, gamma=0.9, cql_weight=0.1, tau=0.1, beta=(4.0, 8.0, 16.0, 32.0), eval_every=2),
+    "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=1_000_000, minibatch_size=128,
+                   bc_learning_rate=2e-3, decay_from=4000, bc_iterations=15, num_iterations=18,
+                   steps_per_iteration=500, expectile=0.8, tau=0.02, beta=(2.0, 4.0, 8.0, 16.0, 32.0), eval_every=6,
                    num_eval_episodes=1024, num_envs=1024),
 }
 
@@ -417,11 +415,10 @@ def critic_losses(critic: Critic, target: Critic, batch: tuple[Tensor, ...], arg
     with torch.no_grad():
         target_h = target.trunk(input_ids=ids, use_cache=False).last_hidden_state[row, t]
         target_q = target.min_q(target_h[acts]).gather(1, tokens[:, None])[:, 0]
-        next_v = v if args.bootstrap == "online" else target.v(target_h)[:, 0]
-        next_v = F.pad(next_v, (0, 1))[acts + 1]  # behind the last state of all comes none: the game is over
+        next_v = F.pad(v, (0, 1))[acts + 1]  # behind the last state of all comes none: the game is over
     # By the token's kind. The game is over behind LAST; what comes next in the row of states is another game.
     discount = torch.tensor([0.0, args.gamma if args.gamma_per == "token" else 1.0, args.gamma, 0.0], device=ids.device)
-    return ilql_losses(critic.q1(h[acts]), critic.q2(h[acts]), v[acts], target_q, next_v.detach(), tokens, rewards,
+    return ilql_losses(critic.q1(h[acts]), critic.q2(h[acts]), v[acts], target_q, next_v, tokens, rewards,
                        discount[kind], args.expectile, args.cql_weight)
 
 
