@@ -87,8 +87,8 @@ class Args:
 PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands between digits and punctuation
 LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
-    "maze_fo": dict(token_pattern=PHRASES, minibatch_size=32),
-    "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=32),
+    "maze_fo": dict(token_pattern=PHRASES, minibatch_size=128, decay_from=200),
+    "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=128, decay_from=200),
     "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=1_000_000, minibatch_size=128,
                    learning_rate=2e-3, decay_from=4000, num_iterations=20, steps_per_iteration=500, eval_every=5,
                    num_eval_episodes=1024, num_envs=1024),

@@ -17,7 +17,7 @@ starts as its copy. γ_t is gamma on the last token of an action and 1 on others
 A truncated episode bootstraps from the state behind its last observation, a terminated one from nothing.
 Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232); ILQL (Snell et al., arXiv 2206.11871). Unlike there: the discount
 is per turn (`--gamma-per token`: the paper's), a time limit is no termination, the heads start at the data's mean
-return-to-go, and β is chosen on validation seeds.
+return-to-go, β is chosen on validation seeds, and `--bootstrap target` takes the target copy's V in y_t.
 
     python algos/ilql_wordle.py
     python algos/ilql_wordle.py --env-id maze_fo --bc-checkpoint runs/maze_fo__bc_maze__1      -6.84, the optimum
@@ -87,6 +87,7 @@ class Args:
     tau: float = 0.005  # Polyak rate: target = (1 - tau) * target + tau * online after every gradient step
     expectile: float = 0.7  # expectile of Q that V stands for; 0.5 is the mean, 1 the maximum
     cql_weight: float = 0.01  # weight of the CQL term
+    bootstrap: Literal["online", "target"] = "online"  # whose V the Q targets are made of, as in the paper, or its copy
     beta: tuple[float, ...] = (4.0, 16.0, 64.0)  # weights of Q at decoding: the best on validation seeds is kept
     # --- evaluation
     eval_every: int = 1  # iterations from one evaluation on validation seeds to the next; 0: none
@@ -100,8 +101,8 @@ class Args:
 PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands between digits and punctuation
 LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
-    "maze_fo": dict(token_pattern=PHRASES, minibatch_size=32, num_iterations=12, expectile=0.9, cql_weight=0.1,
-                    tau=0.1, beta=(4.0, 16.0, 64.0), eval_every=4),
+    "maze_fo": dict(token_pattern=PHRASES, minibatch_size=64, num_iterations=12, expectile=0.9, cql_weight=0.1,
+                    tau=0.1, bootstrap="target", beta=(4.0, 16.0, 64.0), eval_every=4),
     "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=64, learning_rate=3e-4, num_iterations=4,
                     expectile=0.9, gamma=0.9, cql_weight=0.1, tau=0.1, beta=(4.0, 8.0, 16.0, 32.0), eval_every=2),
     "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=1_000_000, minibatch_size=128,
@@ -415,10 +416,11 @@ def critic_losses(critic: Critic, target: Critic, batch: tuple[Tensor, ...], arg
     with torch.no_grad():
         target_h = target.trunk(input_ids=ids, use_cache=False).last_hidden_state[row, t]
         target_q = target.min_q(target_h[acts]).gather(1, tokens[:, None])[:, 0]
-        next_v = F.pad(v, (0, 1))[acts + 1]  # behind the last state of all comes none: the game is over
+        next_v = v if args.bootstrap == "online" else target.v(target_h)[:, 0]
+        next_v = F.pad(next_v, (0, 1))[acts + 1]  # behind the last state of all comes none: the game is over
     # By the token's kind. The game is over behind LAST; what comes next in the row of states is another game.
     discount = torch.tensor([0.0, args.gamma if args.gamma_per == "token" else 1.0, args.gamma, 0.0], device=ids.device)
-    return ilql_losses(critic.q1(h[acts]), critic.q2(h[acts]), v[acts], target_q, next_v, tokens, rewards,
+    return ilql_losses(critic.q1(h[acts]), critic.q2(h[acts]), v[acts], target_q, next_v.detach(), tokens, rewards,
                        discount[kind], args.expectile, args.cql_weight)
 
 

@@ -112,7 +112,8 @@ def slow_losses(critic, target, turns, args):
             reward = turn.reward if last else 0.0
             gamma = args.gamma if last or args.gamma_per == "token" else 1.0
             with torch.no_grad():
-                next_v = 0.0 if next_state is None else critic.v(read(critic.trunk, next_state)).item()
+                bootstrap = critic if args.bootstrap == "online" else target
+                next_v = 0.0 if next_state is None else bootstrap.v(read(bootstrap.trunk, next_state)).item()
                 h = read(target.trunk, state)
                 target_q = min(target.q1(h)[token].item(), target.q2(h)[token].item())
             y = reward + gamma * next_v
@@ -133,9 +134,9 @@ def slow_losses(critic, target, turns, args):
 @pytest.mark.parametrize("markov, options", [
     (False, {}),
     (True, {}),
-    (False, dict(gamma_per="token")),
+    (False, dict(gamma_per="token", bootstrap="target")),
     (True, dict(gamma_per="token", expectile=0.5)),
-    (True, dict(gamma=1.0)),
+    (True, dict(bootstrap="target", gamma=1.0)),
 ])
 def test_losses_and_gradients_equal_loops_over_tokens(seed, markov, options):
     """On episodes in several segments, cut short or not, with duplicates in the minibatch."""
