@@ -126,26 +126,27 @@ def table(env_id: str, runs: list[Run]) -> str:
 
 
 def plot(env_id: str, runs: list[Run], folder: Path) -> None:
-    """Learning curves: return on validation seeds against minutes, with those of the data's and the best player."""
+    """Learning curves on validation seeds against minutes: return, success and the share of invalid actions."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     env = make(env_id)
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for run in sorted(runs, key=lambda run: (run.exp_name, run.seed)):
-        points = [(row["charts/minutes"], row["eval/episodic_return"]) for row in run.rows
-                  if "eval/episodic_return" in row]
-        if run.env_id == env_id and run.exp_name in METHODS and points:
-            colour = f"C{list(METHODS).index(run.exp_name)}"
-            axes.plot(*zip(*points, strict=True), color=colour, label=f"{METHODS[run.exp_name][0]}, seed {run.seed}")
-    axes.axhline(env.best, color="black", linestyle="--", label="best player")
-    axes.axhline(env.data, color="grey", linestyle=":", label="data player")
-    axes.set(title=env_id, xlabel="minutes", ylabel="return on validation seeds")
-    axes.legend(fontsize="small")
+    figure, all_axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for name, axes in zip(("episodic_return", "success", "invalid_actions"), all_axes, strict=True):
+        for run in sorted(runs, key=lambda run: (run.exp_name, run.seed)):
+            points = [(row["charts/minutes"], row[f"eval/{name}"]) for row in run.rows if f"eval/{name}" in row]
+            if run.env_id == env_id and run.exp_name in METHODS and points:
+                colour = f"C{list(METHODS).index(run.exp_name)}"
+                axes.plot(*zip(*points, strict=True), ".-", color=colour,
+                          label=f"{METHODS[run.exp_name][0]}, seed {run.seed}")
+        axes.set(title=f"{env_id}: {name.replace('_', ' ')}", xlabel="minutes")
+    all_axes[0].axhline(env.best, color="black", linestyle="--", label="best player")
+    all_axes[0].axhline(env.data, color="grey", linestyle=":", label="data player")
+    all_axes[0].legend(fontsize="small")
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{env_id}.png", dpi=150)
+    figure.savefig(folder / f"{env_id}.png", dpi=110)
     pyplot.close(figure)
 
 
