@@ -22,6 +22,7 @@ SECTIONS = ["Model", "Rollout", "Data", "Targets and loss", "Evaluation", "Bookk
 OPTIONAL_SECTIONS = {"Data"}
 PACKAGES = {"torch", "transformers", "tokenizers", "numpy", "tyro", "tqdm", "envs"}  # and wandb, with --track
 LOCAL_PACKAGES = {"wandb"}  # only where they are needed: inside a function
+TOO_LONG = {"bc_maze.py": 538, "ilql_wordle.py": 617}  # above the 500 lines of any other script: only to be shortened
 PROPER_NAMES = ("Hugging Face", "Polyak")
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -75,6 +76,8 @@ def test_lengths(path):
             if line.strip() and not line.strip().startswith("#") and number not in docstrings]
     if len(code) > 450:
         too_long.append(f"{path.relative_to(ROOT)} has {len(code)} lines of code, of at most 450")
+    if (num_lines := source.count("\n")) > (most := TOO_LONG.get(path.name, 500)):
+        too_long.append(f"{path.relative_to(ROOT)} has {num_lines} lines, of at most {most}")
     assert not too_long, "\n".join(["", *too_long])
 
 
