@@ -19,7 +19,6 @@ one goes on in a new segment), and the final test plays fixed games that neither
 To expect: it plays like the player behind the data (maze_fo: about -48), not better.
 """
 
-import argparse
 import ctypes
 import json
 import subprocess
@@ -30,7 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ import tyro
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from tqdm import tqdm, trange
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(ROOT := Path(__file__).resolve().parent.parent))  # runs from a plain checkout, from anywhere
@@ -59,6 +58,7 @@ class Args:
     env_id: EnvId = "maze_fo"  # variant of the task
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "tiny"  # Hugging Face name or folder of a causal LM; tiny: a small Llama from scratch, no download
+    architecture: Literal["llama", "gpt2"] = "llama"  # of the tiny model: with rotary or with absolute positions
     hidden_size: int = 64  # width of the tiny model
     num_layers: int = 2  # layers of the tiny model
     token_pattern: str = r" ?[A-Za-z]+\n?| ?\d|[^A-Za-z\d ]\n?"  # regular expression of the tiny model's tokens
@@ -86,12 +86,22 @@ class Args:
 
 PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands between digits and punctuation
 LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
+PIECES = r"[^,.:\n]+[,.:]? ?\n?|."  # what stands between two marks: a command, a thing, a sentence
+RANKS = r"(?:[^/\s] )+/ |(?:\S )*\S   (?:-   )*|[KQR=a-h] |\S[^\n]*\n"  # a rank, fields of the FEN, a part of a move
+PAIRS = r"(?:[^/\s] ){1,2}(?:/ | +)?|\S\n"  # two characters of a rank, of a field, of a move
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "maze_fo": dict(token_pattern=PHRASES, minibatch_size=128, decay_from=200),
     "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=128, decay_from=200),
+    "text_nav_fo": dict(token_pattern=PIECES, max_length=96, steps_per_iteration=100, num_iterations=4, decay_from=100),
+    "text_nav_po": dict(token_pattern=PIECES, max_length=96, steps_per_iteration=100, num_iterations=4, decay_from=100),
     "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=1_000_000, minibatch_size=128,
                    learning_rate=2e-3, decay_from=4000, num_iterations=20, steps_per_iteration=500, eval_every=5,
                    num_eval_episodes=1024, num_envs=1024),
+    "chess": dict(token_pattern=PAIRS, num_layers=3, max_length=128, minibatch_size=4, learning_rate=2e-3,
+                  decay_from=1000, num_iterations=8, steps_per_iteration=500, eval_every=4, num_eval_episodes=64),
+    "endgames": dict(token_pattern=RANKS, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16,
+                     learning_rate=2e-3, decay_from=1000, num_iterations=12, steps_per_iteration=500, eval_every=4,
+                     num_eval_episodes=256),
 }
 
 
@@ -113,10 +123,11 @@ def build_model(args: Args, texts: set[str]) -> tuple[nn.Module, PreTrainedToken
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(known)}, unk_token="<unk>",
                                            continuing_subword_prefix="", max_input_chars_per_word=100_000))
     tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.Fuse()
-    config = LlamaConfig(vocab_size=len(known), hidden_size=args.hidden_size, num_hidden_layers=args.num_layers,
-                         intermediate_size=4 * args.hidden_size, num_attention_heads=max(1, args.hidden_size // 16),
-                         max_position_embeddings=args.max_length, initializer_range=args.hidden_size**-0.5,
-                         tie_word_embeddings=True, bos_token_id=None, eos_token_id=None)
+    config = AutoConfig.for_model(
+        args.architecture, vocab_size=len(known), hidden_size=args.hidden_size, num_hidden_layers=args.num_layers,
+        intermediate_size=4 * args.hidden_size, num_attention_heads=max(1, args.hidden_size // 16),
+        max_position_embeddings=args.max_length, initializer_range=args.hidden_size**-0.5, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=None)
     policy = AutoModelForCausalLM.from_config(config).to(args.device).eval()
     return policy, PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
@@ -126,14 +137,9 @@ class Codec:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer, self.encode = tokenizer, lru_cache(None)(partial(tokenizer.encode, add_special_tokens=False))
-        pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+        self.decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
         # A set: a model may have more ids than its tokenizer. Many vocabularies have ".\n" as one token.
-        self.ends_action = {i for i, piece in enumerate(pieces) if "\n" in piece}
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of an action, cut behind its newline."""
-        text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-        return text[: text.find("\n") + 1] or text
+        self.ends_action = {i for i in range(len(tokenizer)) if "\n" in self.decode([i])}
 
 
 class RowLayer(StaticLayer):
@@ -150,7 +156,7 @@ class RowLayer(StaticLayer):
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
 
-def feed(trunk: nn.Module, cache: Cache, ids: Tensor, start: Tensor, count: Tensor, max_length: int) -> Tensor:
+def feed(trunk: nn.Module, cache: Cache, ids: Tensor, start: Tensor, count: Tensor) -> Tensor:
     """Append `count` (B,) of `ids` (B, W) to the rows, `start` (B,) long; returns each row's last hidden state (B, d).
 
     What is behind a row's end is padding or an older game; it is overwritten before the row can see it.
@@ -161,7 +167,7 @@ def feed(trunk: nn.Module, cache: Cache, ids: Tensor, start: Tensor, count: Tens
     for layer in cache.layers:
         layer.rows, layer.positions, layer.length = rows[:, None], positions, length
     hidden = trunk(input_ids=ids, attention_mask=mask[:, None], past_key_values=cache, use_cache=True,
-                   position_ids=positions.clamp(max=max_length - 1)).last_hidden_state
+                   position_ids=positions.clamp(max=length - 1)).last_hidden_state  # clamp: padding may go too far
     return hidden[rows, (count - 1).clamp(min=0)]
 
 
@@ -199,11 +205,10 @@ class Episode:
         self.parts += ids, []
         if self.markov or not self.segments or len(self.segments[-1].ids) + len(ids) > self.room:
             if self.segments and not self.markov:
-                ids, most = self.parts[0] + ids, min(self.max_length // 2, self.room)
-                for i in range(len(self.parts) - 4, 0, -2):  # one turn earlier
-                    if len(longer := sum(self.parts[i:], self.parts[0])) > most:
-                        break
-                    ids = longer
+                i, most = len(self.parts) - 2, min(self.max_length // 2, self.room)
+                while i > 2 and len(self.parts[0]) + sum(map(len, self.parts[i - 2 :])) <= most:
+                    i -= 2  # one turn earlier
+                ids = sum(self.parts[i:], self.parts[0])
             if len(ids) > self.room:
                 needed = len(ids) + self.max_length - self.room
                 raise ValueError(f"--max-length {self.max_length} is shorter than one turn needs: {needed} tokens")
@@ -211,16 +216,15 @@ class Episode:
         self.add(ids, OBS)
 
     def add(self, ids: list[int], kind: int) -> None:
-        """Append tokens to the last segment."""
         self.segments[-1].ids += ids
         self.segments[-1].kind += [kind] * len(ids)
         if kind == ACTION:
-            self.parts[-1] = self.parts[-1] + ids
+            self.parts[-1] += ids
 
     def end_action(self, suffix: list[int]) -> None:
         """Close an action; `suffix`: the newline, not the agent's, behind one cut off."""
         self.segments[-1].kind[-1] = ACTION_END
-        self.parts[-1] = self.parts[-1] + suffix
+        self.parts[-1] += suffix
         self.add(suffix, OBS)
 
     def end(self, trajectory: Trajectory, num_invalid: int = 0) -> None:
@@ -246,34 +250,28 @@ def rollout(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: V
 
     A pass feeds each row what it has not seen: a token, an observation. Rows are not in step; ended ones are refilled.
     """
-    device = trunks[0].device
     caches = [Cache(layers=[RowLayer(64) for _ in range(trunk.config.num_hidden_layers)]) for trunk in trunks]
-    episodes, playing = list[Episode](), dict[int, Episode]()  # by the index of the environment
+    episodes, playing = list[Episode](), dict[int, Episode]()  # playing: by the index of the environment
+    rows = list(begun := envs.reset(seeds))  # the environment of each row
     progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
-
-    def begin(index: int, obs: str) -> None:
-        episodes.append(Episode(envs.envs[0].markov, args.max_length, args.max_new_tokens))
-        episodes[-1].observe(codec.encode(obs))
-        playing[index] = episodes[-1]
-
-    for index, obs in envs.reset(seeds).items():
-        begin(index, obs)
-    rows = list(playing)  # the environment of each row
-    while playing:
+    while begun or playing:
+        for index, obs in begun.items():
+            playing[index] = Episode(envs.envs[0].markov, args.max_length, args.max_new_tokens)
+            playing[index].observe(codec.encode(obs))
+            episodes.append(playing[index])
         if len(playing) <= len(rows) // 2:  # the last games: drop the rows that idle
             kept = [i for i, index in enumerate(rows) if index in playing]
             for layer in (layer for cache in caches for layer in cache.layers):
                 layer.keys, layer.values = layer.keys[kept], layer.values[kept]
-            rows = [index for index in rows if index in playing]
+            rows = [rows[i] for i in kept]
         segments = [playing[index].segments[-1] if index in playing else Segment() for index in rows]
-        start = [segment.fed for segment in segments]
-        pending = [segment.ids[segment.fed :] for segment in segments]
         # The mean, not the longest: one row with much to read must not pad all others to its width.
-        width = -(-sum(map(len, pending)) // len(playing))
-        count = [min(len(ids), width) for ids in pending]
-        ids = [ids[:n] + [0] * (max(count) - n) for ids, n in zip(pending, count, strict=True)]
-        inputs = [torch.tensor(x, device=device) for x in (ids, start, count)]
-        hidden = [feed(*pair, *inputs, args.max_length) for pair in zip(trunks, caches, strict=True)]
+        width = -(-sum(len(segment.ids) - segment.fed for segment in segments) // len(playing))
+        pieces = [segment.ids[segment.fed : segment.fed + width] for segment in segments]
+        start, count = [segment.fed for segment in segments], [len(piece) for piece in pieces]
+        ids = [piece + [0] * (width - len(piece)) for piece in pieces]
+        inputs = [torch.tensor(x, device=args.device) for x in (ids, start, count)]
+        hidden = [feed(*pair, *inputs) for pair in zip(trunks, caches, strict=True)]
         for segment, n in zip(segments, count, strict=True):
             segment.fed += n
         ready = [i for i, segment in enumerate(segments) if 0 < segment.fed == len(segment.ids)]
@@ -285,17 +283,15 @@ def rollout(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: V
             game.logprobs.append(logprob)
             if token in codec.ends_action or len(game.parts[-1]) == args.max_new_tokens:
                 actions[rows[i]] = codec.decode(game.parts[-1])
-        for index, (obs, _, terminated, truncated, info) in envs.step(actions).items():
+        steps, begun = envs.step(actions)
+        for index, (obs, _, terminated, truncated, info) in steps.items():
             game = playing[index]
-            game.end_action([] if actions[index].endswith("\n") else codec.encode("\n"))
+            game.end_action([] if "\n" in actions[index] else codec.encode("\n"))
             if not terminated:  # the state behind the last observation of a truncated game has a value too
                 game.observe(codec.encode(obs))
             if terminated or truncated:
-                game.end(info["trajectory"], info["num_invalid"])
-                del playing[index]
+                playing.pop(index).end(info["trajectory"], info["num_invalid"])
                 progress.update()
-                if info["next_obs"] is not None:
-                    begin(index, info["next_obs"])
     progress.close()
     return episodes
 
@@ -307,9 +303,9 @@ def choose(trajectories: list[Trajectory], args: Args) -> list[Trajectory]:
     """The episodes that the filter leaves, in their order; those at its border as they come."""
     chosen = [trajectory for trajectory in trajectories if trajectory.success or not args.success_only]
     if args.top_fraction < 1:
-        ended = [i for i, trajectory in enumerate(chosen) if trajectory.terminated]
-        best = sorted(ended, key=lambda i: -chosen[i].episodic_return)[: round(args.top_fraction * len(ended))]
-        chosen = [chosen[i] for i in sorted(best)]
+        ended = [trajectory for trajectory in chosen if trajectory.terminated]
+        best = np.argsort([-t.episodic_return for t in ended], kind="stable")[: round(args.top_fraction * len(ended))]
+        chosen = [ended[i] for i in sorted(best)]
     if len(chosen) < 2:
         raise ValueError(f"the filter leaves {len(chosen)} of {len(trajectories)} episodes")
     return chosen
@@ -381,8 +377,8 @@ def bc_loss(policy: nn.Module, ids: Tensor, row: Tensor, t: Tensor, acts: Tensor
 def evaluate(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: VectorEnv, codec: Codec, args: Args,
              prefix: str) -> tuple[dict[str, float], list[Trajectory]]:
     """Play the games of the validation (`prefix` "eval") or of the "test", the same every time."""
-    first, num_test_episodes = SEEDS[prefix], args.num_test_episodes or envs.envs[0].num_test_episodes
-    seeds = range(first, first + (num_test_episodes if prefix == "test" else args.num_eval_episodes))
+    num_games = {"eval": args.num_eval_episodes, "test": args.num_test_episodes or envs.envs[0].num_test_episodes}
+    seeds = range(SEEDS[prefix], SEEDS[prefix] + num_games[prefix])
     generator, start = torch.Generator(args.device).manual_seed(2 * args.seed + (prefix == "test")), time.time()
     episodes = rollout(trunks, next_logits, envs, codec, seeds, args, generator)
     games, num_invalid = [game.trajectory for game in episodes], sum(game.num_invalid for game in episodes)
@@ -394,13 +390,11 @@ def evaluate(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: 
 # --- Bookkeeping ---
 
 
-def open_run(args: Args) -> tuple[Path, dict[str, Any], Any]:
-    """The run's folder, the checkpoint to resume from or {}, and the wandb run or None.
-
-    Raises ValueError rather than overwrite a run, or go on with one of other arguments.
-    """
+def open_run(args: Args, envs: VectorEnv) -> tuple[Path, dict[str, Any], Any]:
+    """The run's folder, the checkpoint to go on from (of iteration 0 where there is none), and the wandb run or None;
+    raises ValueError rather than overwrite a run, or go on with one of other arguments."""
     run, now = ROOT / "runs" / f"{args.env_id}__{args.exp_name}__{args.seed}", json.loads(json.dumps(asdict(args)))
-    checkpoint, lines = {}, []
+    checkpoint, lines = {"iteration": 0, "seconds": 0.0}, []
     if (run / "last.pt").exists():
         if not args.resume:
             raise ValueError(f"{run} holds a run: go on with --resume, name another --exp-name or --seed, or delete it")
@@ -413,7 +407,8 @@ def open_run(args: Args) -> tuple[Path, dict[str, Any], Any]:
         lines = [line for line in (run / "metrics.jsonl").read_text().split("\n")[:-1]  # what the checkpoint knows of
                  if "test/" not in line and json.loads(line)["iteration"] <= checkpoint["iteration"]]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    about = {"args": now, "commit": commit, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    about = {"args": now, "env": envs.envs[0].about(), "commit": commit, "torch": torch.__version__,
+             "threads": torch.get_num_threads()}
     replace(run / "args.json", lambda path: path.write_text(json.dumps(about, indent=1)))
     replace(run / "metrics.jsonl", lambda path: path.write_text("".join(line + "\n" for line in lines)))
     if args.track:
@@ -443,14 +438,13 @@ def saved_args(run: Path, args: Args) -> Args:
     if saved.keys() != asdict(args).keys():
         raise ValueError(f"{run} is a run of another script")
     now = {name: getattr(args, name) for name in ("device", "temperature", "num_test_episodes")}
-    return Args(**saved | now | {"model": str(run / "model")})
+    now |= {"model": str(run / "model"), "env_options": saved["env_options"] | args.env_options}
+    return Args(**saved | now)
 
 
 def parse_args() -> Args:
     """The command line; what it leaves out is as TASK_DEFAULTS has it for the task, else as Args has it."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--env-id", "--env_id", default=Args.env_id)
-    env_id = parser.parse_known_args()[0].env_id
+    env_id = tyro.cli(Args, add_help=False, return_unknown_args=True)[0].env_id
     return tyro.cli(Args, description=__doc__, default=Args(env_id=env_id, **TASK_DEFAULTS.get(env_id, {})))
 
 
@@ -460,19 +454,18 @@ def parse_args() -> Args:
 def gradient_steps(losses_of: Callable[[tuple[Tensor, ...]], dict[str, Tensor]], optimizer: torch.optim.Optimizer,
                    lr: float, batches: Iterator[list[Episode]], step: int, args: Args) -> dict[str, float]:
     """One iteration, from gradient step `step` on: descend the first of `losses_of(minibatch)`; returns their means."""
-    sums, num_tokens, start = Counter(), 0, time.time()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    group, sums, num_tokens, start = optimizer.param_groups[0], Counter(), 0, time.time()
     for i in trange(step, step + args.steps_per_iteration, desc="training", leave=False, delay=2):
-        optimizer.param_groups[0]["lr"] = lr * min(1.0, (i + 1) / 100, ((args.decay_from or i + 1) / (i + 1)) ** 0.5)
+        group["lr"] = lr * min(1.0, (i + 1) / 100, ((args.decay_from or i + 1) / (i + 1)) ** 0.5)
         losses = losses_of(batch := collate(next(batches), args.device))
         next(iter(losses.values())).backward()
-        losses["grad_norm"] = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        losses["grad_norm"] = nn.utils.clip_grad_norm_(group["params"], args.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         sums.update({f"losses/{name}": value.item() / args.steps_per_iteration for name, value in losses.items()})
         num_tokens += batch[0].numel()
-    sums["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
-    return sums | {"perf/train_tokens_per_second": num_tokens / (time.time() - start)}
+    speed = num_tokens / (time.time() - start)
+    return sums | {"charts/learning_rate": group["lr"], "perf/train_tokens_per_second": speed}
 
 
 def main(args: Args) -> dict[str, float]:
@@ -484,34 +477,31 @@ def main(args: Args) -> dict[str, float]:
         policy, tokenizer = build_model(args, set())
         args.max_new_tokens = policy.generation_config.max_new_tokens
         metrics, games = evaluate([policy.base_model], policy.lm_head, envs, Codec(tokenizer), args, "test")
-        for game in games[:3]:
-            print(*game.texts, f"(return {game.episodic_return:g})\n\n", sep="", end="")
+        print(*games[:3], sep="\n")
         log(replayed, metrics, keep=False)
         return metrics
 
-    run, checkpoint, tracker = open_run(args)
+    run, checkpoint, tracker = open_run(args, envs)
+    done, steps, start = checkpoint["iteration"], args.steps_per_iteration, start - checkpoint["seconds"]
     if args.model != "tiny":
         AutoConfig.from_pretrained(args.model)  # raises OSError for an unknown model before any work is done
     if sys.platform == "linux":
         for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: glibc is to keep freed blocks, else half of the
             ctypes.CDLL(None).mallopt(option, 2**31 - 1)  # time goes into faulting in those of the next step anew
-    start -= checkpoint.get("seconds", 0.0)
     trajectories = load_shuffled(envs.envs[0], args.dataset, args.num_trajectories, args.seed, **args.env_options)
     chosen = choose(trajectories, args)
     policy, tokenizer = build_model(args, {text for trajectory in trajectories for text in trajectory.texts})
     codec = Codec(tokenizer)
-    actions = {text for trajectory in trajectories for text in trajectory.texts[1::2]}
-    args.max_new_tokens = args.max_new_tokens or max(len(codec.encode(action)) for action in actions)
+    args.max_new_tokens = args.max_new_tokens or max(len(codec.encode(a)) for t in trajectories for a in t.texts[1::2])
     policy.generation_config.max_new_tokens = args.max_new_tokens  # saved with the model
     num_held_out = max(1, len(chosen) // 10)
     data = encode(chosen[num_held_out:], envs.envs[0].markov, codec, args)
     held_out = collate(encode(chosen[:num_held_out][:128], envs.envs[0].markov, codec, args), args.device)
     optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
-    if checkpoint:
+    if done:
         policy.load_state_dict(checkpoint["policy"])
         optimizer.load_state_dict(checkpoint["optimizer"])
 
-    done, steps = checkpoint.get("iteration", 0), args.steps_per_iteration
     batches = minibatches(data, args.minibatch_size, args.seed, done * steps)
     for iteration in range(done + 1, args.num_iterations + 1):
         row = {"iteration": iteration, "global_step": iteration * steps}

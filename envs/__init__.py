@@ -23,16 +23,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import tyro
+from filelock import FileLock
 from tqdm import tqdm
 
-EnvId = Literal["maze_fo", "maze_po", "wordle"]
-MODULES = {"maze_fo": "envs.maze", "maze_po": "envs.maze", "wordle": "envs.wordle"}  # imported when first asked for
+EnvId = Literal["maze_fo", "maze_po", "text_nav_fo", "text_nav_po", "wordle", "chess", "endgames"]
+# Imported when first asked for: python-chess is GPL, and nobody else needs it.
+MODULES = {"maze_fo": "envs.maze", "maze_po": "envs.maze", "text_nav_fo": "envs.text_nav",
+           "text_nav_po": "envs.text_nav", "wordle": "envs.wordle", "chess": "envs.chess", "endgames": "envs.chess"}
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 
-# The first seed of each kind of game; multiples of 25, so that a block goes through the maze's 25 starts alike.
+# The first seed of each kind of game; multiples of 25 and 8: a block goes through the starts of maze and house alike.
 SEEDS = {"train": 0, "eval": 1_000_000_000, "test": 2_000_000_000}
 
 Step = tuple[str, float, bool, bool, dict[str, Any]]
@@ -62,6 +65,9 @@ class Trajectory:
             raise ValueError("expected every action to end with a newline")
         self.texts = [sys.intern(text) for text in self.texts]  # games repeat themselves: a million fit in memory
         self.rewards = [float(reward) for reward in self.rewards]
+
+    def __str__(self) -> str:
+        return f"{''.join(self.texts)}(return {self.episodic_return:g})\n"
 
     @property
     def episodic_return(self) -> float:
@@ -102,9 +108,14 @@ class Env(ABC):
     def step(self, action: str) -> Step:
         """Play `action`, any string; returns (obs, reward, terminated, truncated, info with success and valid)."""
 
+    @classmethod
+    def step_all(cls, envs: list["Env"], actions: list[str]) -> list[Step]:
+        """`step` of many games. Tasks whose opponent can answer all at once write it anew."""
+        return [env.step(action) for env, action in zip(envs, actions, strict=True)]
+
     @abstractmethod
-    def generate(self, num_trajectories: int, seed: int) -> Iterator[Trajectory]:
-        """Yield the offline dataset, trajectory by trajectory; the same for the same arguments."""
+    def generate(self, num_trajectories: int, seed: int, start: int = 0) -> Iterator[Trajectory]:
+        """Yield the offline dataset from trajectory `start` on; the same ones for the same seed."""
 
     @abstractmethod
     def players(self) -> dict[str, Player]:
@@ -125,6 +136,14 @@ class Env(ABC):
     @abstractmethod
     def best_return(self) -> float:
         """Derive `best`."""
+
+    def about(self) -> dict[str, Any]:
+        """What else a result depends on, to be recorded with it: the opponent, its version and settings."""
+        return {}
+
+    def measures(self, trajectory: Trajectory) -> dict[str, float]:
+        """What else is worth a mean over the games; statistics has return, length, score, success and validity."""
+        return {}
 
     def render(self, text: str) -> str:
         """The text as the terminal shows it, coloured where that helps."""
@@ -153,10 +172,7 @@ def make(env_id: str, **options: str) -> Env:
 
 
 class VectorEnv:
-    """`num_envs` games side by side, written down; a game that ends makes room for the next.
-
-    Tasks that need it answer a whole batch of actions at once.
-    """
+    """`num_envs` games side by side, written down; a game that ends makes room for the next."""
 
     def __init__(self, env_id: str, num_envs: int, **options: str) -> None:
         self.envs = [make(env_id, **options) for _ in range(num_envs)]
@@ -175,13 +191,16 @@ class VectorEnv:
             self.games[index] = [obs[index]], [], []
         return obs
 
-    def step(self, actions: dict[int, str]) -> dict[int, Step]:
-        """Play {index: action} in the games still running; returns {index: what `Env.step` returns}.
+    def step(self, actions: dict[int, str]) -> tuple[dict[int, Step], dict[int, str]]:
+        """Play {index: action} in the games still running; returns {index: what `Env.step` returns}, and {index: obs}
+        of the games that begin in the place of those that ended. What is behind an action's first newline is left out.
 
-        The info of a game that ends has `trajectory`, the whole of it; `num_invalid`, the number of its invalid
-        actions; and `next_obs`, the first text of the game that takes its place, or None after the last one.
+        The info of a game that ends has `trajectory`, the whole of it, and `num_invalid`, the number of its invalid
+        actions.
         """
-        results = {index: self.envs[index].step(action) for index, action in actions.items()}
+        actions = {index: action[: action.find("\n") + 1] or action for index, action in actions.items()}
+        steps = type(self.envs[0]).step_all([self.envs[index] for index in actions], list(actions.values()))
+        results = dict(zip(actions, steps, strict=True))
         for index, (obs, reward, terminated, truncated, info) in results.items():
             texts, rewards, valid = self.games[index]
             # An action that was cut off is marked: with a mere newline it would read as another, perhaps a valid one.
@@ -191,14 +210,14 @@ class VectorEnv:
             if terminated or truncated:
                 info["trajectory"] = Trajectory(texts, rewards, terminated, info["success"])
                 info["num_invalid"] = valid.count(False)
-                info["next_obs"] = self._begin([index]).get(index)
-        return results
+        return results, self._begin(index for index, step in results.items() if "trajectory" in step[-1])
 
 
 def statistics(env: Env, trajectories: list[Trajectory], num_invalid: int) -> dict[str, float]:
-    """Mean return with its standard error over the games, length, score, success, and share of invalid actions."""
+    """Mean return with its standard error over the games, length, score, success, invalid actions, `measures`."""
     returns = [trajectory.episodic_return for trajectory in trajectories]
     n, num_turns, mean = len(returns), sum(len(t.rewards) for t in trajectories), sum(returns) / len(returns)
+    measures = [env.measures(trajectory) for trajectory in trajectories]
     return {
         "episodic_return": mean,
         "episodic_return_se": (sum((r - mean) ** 2 for r in returns) / n) ** 0.5 / n**0.5,
@@ -206,7 +225,7 @@ def statistics(env: Env, trajectories: list[Trajectory], num_invalid: int) -> di
         "score": env.score(mean),
         "success": sum(trajectory.success for trajectory in trajectories) / n,
         "invalid_actions": num_invalid / num_turns,
-    }
+    } | {name: sum(game[name] for game in measures) / n for name in measures[0]}
 
 
 def play(env: Env, player: Player, seed: int) -> Trajectory:
@@ -240,18 +259,37 @@ def load_dataset(env: Env, path: str | None = None, num_trajectories: int | None
     if num_trajectories < 1:
         raise ValueError("num_trajectories must be at least 1")
     # The name holds a digest of the code and of the files that made the data: neither can change behind it.
-    sources = [Path(sys.modules[type(env).__module__].__file__).read_bytes(), json.dumps(options).encode()]
+    sources = [Path(sys.modules[type(env).__module__].__file__).read_bytes()]
+    sources += [json.dumps(options).encode(), json.dumps(env.about()).encode()]
     files = [*env.files, *(Path(value) for value in options.values() if Path(value).is_file())]
     sources += [file.read_bytes() for file in files]
     digest = hashlib.sha256(b"\0".join(sources)).hexdigest()[:8]
     cache = DATA_DIR / f"{env.env_id}-{num_trajectories}-{seed}-{digest}.jsonl"
-    if cache.exists() and not _is_whole(cache):
-        warnings.warn(f"{cache} is damaged or was not written to its end; generating it again", stacklevel=2)
-        cache.unlink()
-    if not cache.exists():
-        progress = tqdm(env.generate(num_trajectories, seed), f"generating {env.env_id}", num_trajectories, leave=False)
-        write_file(env, progress, cache)
+    DATA_DIR.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{cache}.lock"):  # of two runs that need the same data, the second waits for the first
+        if cache.exists() and not _is_whole(cache):
+            warnings.warn(f"{cache} is damaged; generating it again", stacklevel=2)
+            cache.unlink()
+        if not cache.exists():
+            _generate(env, num_trajectories, seed, cache)
     return read_file(env, cache)
+
+
+def _generate(env: Env, num_trajectories: int, seed: int, path: Path) -> None:
+    """Write the offline dataset. What a process that was stopped has left of it is gone on with."""
+    part, sha256, count, size = path.with_suffix(".part"), hashlib.sha256(), 0, 0
+    with part.open("a+b") as file:
+        file.seek(0)
+        for line in file:
+            if not line.endswith(b"\n") or line.startswith(b'{"env_id"'):
+                break  # it was stopped within this line, or right after the last one
+            sha256.update(line)
+            count, size = count + 1, size + len(line)
+        file.truncate(size)
+        trajectories = env.generate(num_trajectories, seed, count)
+        _write_lines(env, tqdm(trajectories, f"generating {env.env_id}", num_trajectories, initial=count, leave=False),
+                     file, sha256, count)
+    part.replace(path)
 
 
 def load_shuffled(env: Env, path: str | None, num_trajectories: int | None, seed: int,
@@ -282,17 +320,21 @@ def write_file(env: Env, trajectories: Iterable[Trajectory], path: Path) -> None
     """Write JSONL, closed by a line with count and checksum."""
 
     def write(temporary: Path) -> None:
-        sha256, count = hashlib.sha256(), 0
         with temporary.open("wb") as file:
-            for trajectory in trajectories:
-                line = json.dumps(asdict(trajectory), ensure_ascii=False).encode() + b"\n"
-                sha256.update(line)
-                file.write(line)
-                count += 1
-            footer = {"env_id": env.env_id, "count": count, "sha256": sha256.hexdigest()}
-            file.write(json.dumps(footer).encode() + b"\n")
+            _write_lines(env, trajectories, file, hashlib.sha256(), 0)
 
     replace(path, write)
+
+
+def _write_lines(env: Env, trajectories: Iterable[Trajectory], file: BinaryIO, sha256: Any, count: int) -> None:
+    """Write the trajectories behind `count` others, and the line that closes the file."""
+    for trajectory in trajectories:
+        line = json.dumps(asdict(trajectory), ensure_ascii=False).encode() + b"\n"
+        sha256.update(line)
+        file.write(line)
+        count += 1
+    footer = {"env_id": env.env_id, "count": count, "sha256": sha256.hexdigest()}
+    file.write(json.dumps(footer).encode() + b"\n")
 
 
 def _is_whole(path: Path) -> bool:

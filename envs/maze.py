@@ -136,10 +136,10 @@ class Maze(Env):
         reward = -4.0 if not valid else 0.0 if terminated else -1.0
         return self.obs[self.cell], reward, terminated, truncated, {"success": terminated, "valid": valid}
 
-    def generate(self, num_trajectories: int, seed: int) -> Iterator[Trajectory]:
+    def generate(self, num_trajectories: int, seed: int, start: int = 0) -> Iterator[Trajectory]:
         """The data's player, started in a cell drawn uniformly, until it reaches the goal or leaves its region."""
         env = copy.copy(self)  # the caller may play a game of its own between two trajectories
-        for index in range(num_trajectories):
+        for index in range(start, num_trajectories):
             rng = random.Random(f"maze {seed} {index}")
             obs, _ = env.reset(rng.randrange(len(CELLS)))
             home, texts, rewards, terminated, truncated = region(env.cell), [obs], [], False, False

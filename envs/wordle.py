@@ -255,10 +255,10 @@ class Wordle(Env):
         self.heeded = len(self.history)
         return self.possible
 
-    def generate(self, num_trajectories: int, seed: int) -> Iterator[Trajectory]:
+    def generate(self, num_trajectories: int, seed: int, start: int = 0) -> Iterator[Trajectory]:
         """Games of the data's player."""
         env = copy.copy(self)  # the caller may play a game of its own between two trajectories
-        for index in range(num_trajectories):
+        for index in range(start, num_trajectories):
             rng = random.Random(f"wordle {seed} {index}")
             obs, _ = env.start(rng)
             texts, rewards = [obs], []

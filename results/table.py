@@ -17,15 +17,17 @@ import tyro
 sys.path.insert(0, str(ROOT := Path(__file__).resolve().parent.parent))  # runs from a plain checkout, from anywhere
 from envs import SEEDS, EnvId, make, play  # noqa: E402
 
-# What runs are called (`--exp-name`), what the table calls them, and the mean returns in table 2 of arXiv 2311.18232.
+# What runs are called (`--exp-name`), what the table calls them, and the mean returns in table 2 of arXiv 2311.18232,
+# of these tasks.
+PAPER = ("maze_fo", "maze_po", "text_nav_fo", "text_nav_po", "wordle", "chess", "endgames")
 METHODS = {
-    "bc_maze": ("BC", {"maze_fo": -72.1, "maze_po": -79.5, "wordle": -2.81}),
-    "filtered_bc": ("filtered BC", {"maze_fo": -56.4, "maze_po": -82.9, "wordle": -2.85}),
-    "mc_twenty_questions": ("MC returns", {"maze_fo": -48.1, "maze_po": -80.3, "wordle": -2.16}),
-    "ilql_wordle": ("ILQL", {"maze_fo": -6.97, "maze_po": -52.9, "wordle": -2.04}),
-    "online_filtered_bc_text_nav": ("online filtered BC", {"maze_fo": -71.7, "maze_po": -79.5, "wordle": -2.15}),
-    "ppo_car_dealer": ("PPO", {"maze_fo": -37.7, "maze_po": -91.7, "wordle": -2.63}),
-    "prompt_guess_city": ("prompted LLM (paper: GPT-4)", {"maze_fo": -39.7, "maze_po": -88.0, "wordle": -5.42}),
+    "bc_maze": ("BC", (-72.1, -79.5, 0.39, 0.25, -2.81, -22.3, 0.112)),
+    "filtered_bc": ("filtered BC", (-56.4, -82.9, 0.54, 0.49, -2.85, -56.5, -0.439)),
+    "mc_twenty_questions": ("MC returns", (-48.1, -80.3, 0.63, 0.58, -2.16, -28.2, 0.588)),
+    "ilql_wordle": ("ILQL", (-6.97, -52.9, 0.88, 0.76, -2.04, -21.4, 0.452)),
+    "online_filtered_bc_text_nav": ("online filtered BC", (-71.7, -79.5, 0.62, 0.53, -2.15, -22.3, 0.112)),
+    "ppo_car_dealer": ("PPO", (-37.7, -91.7, 0.81, 0.8, -2.63, -16, 0.814)),
+    "prompt_guess_city": ("prompted LLM (paper: GPT-4)", (-39.7, -88.0, 0.52, 0.21, -5.42, -81.3, -22.87)),
 }
 COLUMNS = ("", "return", "by seed", "score", "success", "invalid actions", "minutes", "tokens/s training",
            "tokens/s playing", "paper's return")
@@ -66,6 +68,7 @@ def read_run(folder: Path) -> Run:
     args = run["args"]
     about = ", ".join(f"{name} {(args | run)[name]}" for name in ("commit", "torch", "device", "threads")
                       if name in args | run)
+    about += "".join(f", {name} {value}" for name, value in run.get("env", {}).items())
     return Run(args["env_id"], args["exp_name"], args["seed"], about, [json.loads(line) for line in lines if line])
 
 
@@ -117,7 +120,7 @@ def table(env_id: str, runs: list[Run]) -> str:
     used = []
     for exp_name, (label, paper) in METHODS.items():
         if chosen := [run for run in finished if run.exp_name == exp_name]:
-            rows.append(method_row(label, chosen, paper.get(env_id)))
+            rows.append(method_row(label, chosen, dict(zip(PAPER, paper, strict=True)).get(env_id)))
             used += chosen
     lines = [f"### {env_id}", "", *(f"| {' | '.join(cells)} |" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows))]
     lines += ["", "±: standard error over seeds; ¹ over the episodes of the test."]

@@ -99,8 +99,9 @@ TABLE = "results/table.py --env-ids maze_fo"
 
 @pytest.fixture
 def checkout(tmp_path):
-    (tmp_path / "checkout").mkdir()
-    shutil.copy(ROOT / "benchmarks.sh", tmp_path / "checkout")
+    (tmp_path / "checkout" / "tests").mkdir(parents=True)
+    for name in ("benchmarks.sh", "tests/setup.sh"):
+        shutil.copy(ROOT / name, tmp_path / "checkout" / name)
     return tmp_path / "checkout"
 
 
@@ -118,12 +119,12 @@ def commands(output: str) -> list[str]:
 def test_dry_run_of_quick(checkout):
     shown = benchmarks(checkout, "quick", DRY_RUN="1")
     assert commands(shown.stdout) == [*QUICK, TABLE]
-    assert [path.name for path in checkout.iterdir()] == ["benchmarks.sh"]
+    assert {path.name for path in checkout.iterdir()} == {"benchmarks.sh", "tests"}
 
 
 def test_dry_run_of_all(checkout):
     everything = commands(benchmarks(checkout, "all", DRY_RUN="1").stdout)
-    assert len(everything) == len(set(everything)) == 3 * 3 * 3 + 1 and set(QUICK) < set(everything)
+    assert len(everything) == len(set(everything)) == 7 * 3 * 3 + 1 and set(QUICK) < set(everything)
     assert ("algos/bc_maze.py --env-id wordle --exp-name filtered_bc --seed 3 --top-fraction 0.3 --num-iterations 44"
             in everything)
     wordle = commands(benchmarks(checkout, "wordle", DRY_RUN="1", SEEDS="4 7").stdout)
@@ -157,13 +158,43 @@ def test_a_failure_ends_it(checkout):
 def test_usage(checkout, arguments):
     shown = benchmarks(checkout, *arguments)
     assert shown.returncode == 2 and shown.stdout.startswith("Reproduces the results table.")
-    assert [path.name for path in checkout.iterdir()] == ["benchmarks.sh"]
+    assert {path.name for path in checkout.iterdir()} == {"benchmarks.sh", "tests"}
 
 
-def test_both_shell_scripts_install_alike():
-    texts = [re.search(r"^# Install requirement.*?^}\n", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)[0]
-             for name in ("benchmarks.sh", "tests/run.sh")]
-    assert texts[0] == texts[1]
+def setup(checkout, call, path=""):
+    """Call one of the functions of tests/setup.sh with the commands of `path` alone, and a shell's own."""
+    bash = shutil.which("bash")
+    return subprocess.run([bash, "-c", f"source tests/setup.sh; {call}"], cwd=checkout, capture_output=True, text=True,
+                          env={"PATH": path}, timeout=60)
+
+
+def test_stockfish_is_installed_where_it_is_missing(checkout, tmp_path):
+    if Path("/usr/games/stockfish").exists():
+        script = checkout / "tests" / "setup.sh"  # as on a machine without it
+        script.write_text(script.read_text().replace("/usr/games/stockfish", "/usr/games/no-such-engine"))
+    commands = tmp_path / "commands"
+    commands.mkdir()
+
+    def command(name, text):
+        (commands / name).write_text(f"#!/bin/sh\n{text}\n")
+        (commands / name).chmod(0o755)
+
+    command("id", "echo 1000")
+    command("apt-get", f"echo apt-get $* >> {tmp_path}/asked")
+    assert setup(checkout, "install_stockfish", str(commands)).returncode == 1 and not (tmp_path / "asked").exists()
+    command("id", "echo 0")
+    assert setup(checkout, "install_stockfish", str(commands)).returncode == 0
+    assert (tmp_path / "asked").read_text() == "apt-get update -qq\napt-get install -y -qq stockfish\n"
+    command("stockfish", "exit")
+    assert setup(checkout, "install_stockfish", str(commands)).returncode == 0
+    assert len((tmp_path / "asked").read_text().splitlines()) == 2
+
+
+def test_tables_are_not_fetched_twice(checkout):
+    assert setup(checkout, "fetch_tables", "/usr/bin:/bin").returncode != 0  # there is no .venv/bin/pip
+    assert not (checkout / "data").exists()
+    (checkout / "data" / "syzygy").mkdir(parents=True)
+    assert setup(checkout, "fetch_tables", "/usr/bin:/bin").returncode == 0
 
 
 def test_too_old_python_is_refused(checkout):

@@ -243,6 +243,14 @@ def test_evaluate_only_reproduces_the_test(script, run, capsys):
 
 
 @scripts
+def test_evaluate_only_takes_other_options_of_the_task(script, run):
+    now = script.saved_args(run[2], script.Args(device="cpu", env_options={"opponent": "tablebase"}))
+    assert now.env_options == {"opponent": "tablebase"} and now.seed == run[0].seed
+    with pytest.raises(ValueError, match="no option 'opponent'"):
+        script.main(script.Args(device="cpu", evaluate_only=str(run[2]), env_options={"opponent": "tablebase"}))
+
+
+@scripts
 def test_transcripts(script, run):
     """In the format of the data, in the order of the test seeds."""
     _, metrics, folder = run
@@ -433,6 +441,8 @@ def test_command_line_wins_over_task_defaults(script, env_id, monkeypatch):
     assert parse("--env-id", env_id) == parse(f"--env_id={env_id}") == expected
     assert asdict(expected) == asdict(script.Args()) | table | {"env_id": env_id}
     given = dict(env_id=env_id, minibatch_size=7, learning_rate=0.5, seed=3, resume=True, max_length=99)
+    with pytest.raises(SystemExit):
+        parse("--env-id", "no_such_task")
     assert parse("--minibatch-size", "7", "--learning-rate", "0.5", "--seed", "3", "--env-id", env_id, "--resume",
                  "--max-length", "99") == replace(expected, **given)
 

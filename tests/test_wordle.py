@@ -224,7 +224,7 @@ def test_a_new_list_of_words_makes_new_data(tmp_path, monkeypatch):
     for line in ("crane", "house"):
         monkeypatch.setattr(Wordle, "files", (Path(write_words(tmp_path / "words.txt", line)),))
         assert len(list(load_dataset(make("wordle"), num_trajectories=5))) == 5
-    assert len(list((tmp_path / "data").iterdir())) == 2
+    assert len(list((tmp_path / "data").glob("*.jsonl"))) == 2
 
 
 # --- The original release's files ---
