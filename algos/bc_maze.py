@@ -87,7 +87,8 @@ class Args:
 PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands between digits and punctuation
 LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
 PIECES = r"[^,.:\n]+[,.:]? ?\n?|."  # what stands between two marks: a command, a thing, a sentence
-RANKS = r"(?:[^/\s] )+/ |(?:\S )*\S   (?:-   )*|[KQR=a-h] |\S[^\n]*\n"  # a rank, fields of the FEN, a part of a move
+# A man with the gaps beside it; a field of the FEN, a digit, a part of a move.
+MEN = r"(?:\d )?[KQRk] (?:(?:\d )?(?:/ |  +))?|[wb]   -   -   |\d(?: [+#])?\n|\d (?:/ |  +)?|[a-h] |."
 PAIRS = r"(?:[^/\s] ){1,2}(?:/ | +)?|\S\n"  # two characters of a rank, of a field, of a move
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "maze_fo": dict(token_pattern=PHRASES, minibatch_size=128, decay_from=200),
@@ -99,8 +100,8 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
                    num_eval_episodes=1024, num_envs=1024),
     "chess": dict(token_pattern=PAIRS, num_layers=3, max_length=128, minibatch_size=4, learning_rate=2e-3,
                   decay_from=1000, num_iterations=8, steps_per_iteration=500, eval_every=4, num_eval_episodes=64),
-    "endgames": dict(token_pattern=RANKS, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16,
-                     learning_rate=2e-3, decay_from=1000, num_iterations=12, steps_per_iteration=500, eval_every=4,
+    "endgames": dict(token_pattern=MEN, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16,
+                     learning_rate=2e-3, decay_from=1000, num_iterations=9, steps_per_iteration=500, eval_every=3,
                      num_eval_episodes=256),
 }
 

@@ -240,7 +240,7 @@ class Chess(Env):
         if not self.tablebase:
             find_engine(engine)  # raises before any work is lost
         self.num_trajectories, self.num_test_episodes = (10_000, NUM_TEST_POSITIONS) if self.endgames else (2000, 200)
-        self.worst, self.data = (-1.0, 0.59) if self.endgames else (-400.0, 0.21)
+        self.worst, self.data = (-1.0, 0.60) if self.endgames else (-400.0, 0.28)
         self.paper = ({"worst": -1, "data": 0.586, "best": 1, "success": 0.59, "length": 12.0} if self.endgames else
                       {"worst": -401, "data": 0.21, "best": 1, "success": 0.60, "length": 47.0})
         self.board, self.turns, self.over = chess.Board(), 0, True
