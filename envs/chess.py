@@ -4,7 +4,8 @@ The agent is White. A turn is one move: the position in FEN, answered by a move 
 characters, `N f 3\\n`. The position is all that the agent is shown. 1 for a win, -1 for a loss, 0 for a draw and any
 other move; -1 for anything but a legal move, which leaves the position as it is. A draw that may be claimed (third
 repetition, fifty moves) is claimed. Truncated after 400 turns. In `endgames` White has a queen, a rook, queen and rook
-or two rooks, and the games of the test start from 645 positions that the data never shows.
+or two rooks, and the games of the test start from 645 positions that the data never shows. Without pawns a game has
+seven mirror images that are as good: the data of `endgames` holds each game of the engine in all eight.
 
 Black is a UCI engine at full strength, searched to a fixed depth with its hash table cleared, so that its lines are a
 function of the position; what makes it weak is that the line is drawn, with the game's seed, from a softmax over the
@@ -51,6 +52,7 @@ MOST_RANDOM = 0.6  # share of random moves of the data's weakest player in endga
 WEAKEST, STRONGEST = 3.5, 0.2  # temperatures of the data's players in chess, in pawns
 WHITE_DEPTH = {"chess": 3, "endgames": 8}  # of the data's player
 BEST_DEPTH = 12
+IMAGES = 8  # of a game without pawns: the board mirrored at its three axes
 WINDOW = 1024  # no game is begun that is so many games ahead of the next one to be written: bounds the memory
 FEN = {env_id: re.compile(rf"(?:[1-8{men}]+/){{7}}[1-8{men}]+ [wb] (?:-|[KQkq]+) (?:-|[a-h][36]) \d+ \d+")
        for env_id, men in (("chess", "pnbrqkPNBRQK"), ("endgames", "kKQR"))}
@@ -213,6 +215,38 @@ def test_positions() -> dict[str, int]:
     return positions
 
 
+def image(square: int, number: int) -> int:
+    """Where the square is in one of the images of the board, from 0, as it is, to 7."""
+    square ^= (chess.H1 if number & 1 else 0) ^ (chess.A8 if number & 2 else 0)  # files, ranks the other way round
+    return chess.square(chess.square_rank(square), chess.square_file(square)) if number & 4 else square
+
+
+def mirrored_board(board: chess.Board, number: int) -> chess.Board:
+    """An image of a position without pawns and castling."""
+    found = chess.Board(None)
+    found.set_piece_map({image(square, number): piece for square, piece in board.piece_map().items()})
+    found.turn, found.halfmove_clock, found.fullmove_number = board.turn, board.halfmove_clock, board.fullmove_number
+    return found
+
+
+def mirrored(game: Trajectory, board: chess.Board, number: int) -> Trajectory:
+    """An image of a game that ended with `board`, in which White made the first and every other move."""
+    found, texts = mirrored_board(board.root(), number), []
+    for move in board.move_stack:
+        move = chess.Move(image(move.from_square, number), image(move.to_square, number))
+        if found.turn == chess.WHITE:
+            texts += [spaced(found.fen()), spaced(found.san(move))]
+        found.push(move)
+    return Trajectory([*texts, spaced(found.fen())], game.rewards, game.terminated, game.success)
+
+
+@cache
+def shown_in_test() -> set[str]:
+    """The positions of the test and their images, as EPD."""
+    boards = [chess.Board(f"{epd} 0 1") for epd in test_positions()]
+    return {mirrored_board(board, number).epd() for board in boards for number in range(IMAGES)}
+
+
 # --- The games ---
 
 
@@ -239,7 +273,7 @@ class Chess(Env):
         self.engine = engine
         if not self.tablebase:
             find_engine(engine)  # raises before any work is lost
-        self.num_trajectories, self.num_test_episodes = (10_000, NUM_TEST_POSITIONS) if self.endgames else (2000, 200)
+        self.num_trajectories, self.num_test_episodes = (40_000, NUM_TEST_POSITIONS) if self.endgames else (2000, 200)
         self.worst, self.data = (-1.0, 0.60) if self.endgames else (-400.0, 0.28)
         self.paper = ({"worst": -1, "data": 0.586, "best": 1, "success": 0.59, "length": 12.0} if self.endgames else
                       {"worst": -401, "data": 0.21, "best": 1, "success": 0.60, "length": 47.0})
@@ -261,7 +295,7 @@ class Chess(Env):
         if self.endgames and seed >= SEEDS["test"]:
             self.board = chess.Board(list(test_positions())[(seed - SEEDS["test"]) % NUM_TEST_POSITIONS] + " 0 1")
         elif self.endgames:
-            while (board := random_endgame(self.rng)).epd() in test_positions():
+            while (board := random_endgame(self.rng)).epd() in shown_in_test():
                 pass
             self.board = board
         return spaced(self.board.fen()), {"success": False, "valid": True}
@@ -311,8 +345,16 @@ class Chess(Env):
         return spaced(self.board.fen()), reward, result is not None, truncated, info
 
     def generate(self, num_trajectories: int, seed: int, start: int = 0) -> Iterator[Trajectory]:
-        """Games of the data's player, played side by side and yielded in order; none shows a position of the test."""
-        waiting, ended, following = deque(range(start, num_trajectories)), dict[int, Trajectory](), start
+        """The data player's games, or their images, one by one; none shows a position of the test or its image."""
+        images = IMAGES if self.endgames else 1
+        games = self.games(-(-num_trajectories // images), seed, start // images)
+        for first, (game, board) in zip(range(start // images * images, num_trajectories, images), games, strict=True):
+            for index in range(max(first, start), min(first + images, num_trajectories)):
+                yield mirrored(game, board, index - first) if index > first else game
+
+    def games(self, num_games: int, seed: int, start: int) -> Iterator[tuple[Trajectory, chess.Board]]:
+        """Games of the data's player, played side by side and yielded in order, each with its last board."""
+        waiting, ended, following = deque(range(start, num_games)), dict[int, tuple[Trajectory, chess.Board]](), start
         playing: dict[int, tuple[Chess, random.Random, list[str], list[float]]] = {}
 
         def begin(index: int, attempt: int = 0) -> None:
@@ -321,7 +363,7 @@ class Chess(Env):
             env.attempt = attempt
             playing[index] = env, rng, [obs], []
 
-        while following < num_trajectories:
+        while following < num_games:
             while waiting and len(playing) < SIDE_BY_SIDE and waiting[0] < following + WINDOW:
                 begin(waiting.popleft())
             envs, rngs, *_ = (list(column) for column in zip(*playing.values(), strict=True))
@@ -332,9 +374,9 @@ class Chess(Env):
                 texts += [action, obs]
                 rewards.append(reward)
                 if terminated or truncated:
-                    ended[index] = Trajectory(texts, rewards, terminated, info["success"])
+                    ended[index] = Trajectory(texts, rewards, terminated, info["success"]), env.board
                     del playing[index]
-                elif self.endgames and env.board.epd() in test_positions():
+                elif self.endgames and env.board.epd() in shown_in_test():
                     begin(index, env.attempt + 1)
             while following in ended:
                 yield ended.pop(following)

@@ -20,7 +20,19 @@ from hypothesis import strategies as st
 
 import envs.chess
 from envs import SEEDS, Trajectory, VectorEnv, make, play, read_file
-from envs.chess import EnginePool, distance, draw, engine_pool, find_engine, mates_in_one, spaced, test_positions
+from envs.chess import (
+    EnginePool,
+    distance,
+    draw,
+    engine_pool,
+    find_engine,
+    image,
+    mates_in_one,
+    mirrored_board,
+    shown_in_test,
+    spaced,
+    test_positions,
+)
 
 test_positions.__test__ = False  # a function of the module, no test
 ROOT = Path(__file__).resolve().parent.parent
@@ -364,11 +376,47 @@ def test_mates_in_one():
 def test_data_and_training_never_show_a_position_of_the_test(monkeypatch):
     env = make("endgames")
     shown = [epd_of(obs) for game in islice(env.generate(40, 0), 40) for obs in game.texts[::2]]
-    assert not set(shown) & set(test_positions())
-    on_the_way, first = epd_of(next(env.generate(1, 0)).texts[2]), epd_of(env.reset(5)[0])
+    assert not set(shown) & set(test_positions()) and set(test_positions()) < shown_in_test()
+    # Nor a position with an image in the test: the data would show that one too.
+    on_the_way = mirrored_board(chess.Board(next(env.generate(1, 0)).texts[2][:-1:2]), 5).epd()
+    first = mirrored_board(chess.Board(env.reset(5)[0][:-1:2]), 3).epd()
     monkeypatch.setattr(envs.chess, "test_positions", lambda: {on_the_way: 0, first: 1})
-    assert on_the_way not in [epd_of(obs) for obs in next(env.generate(1, 0)).texts[::2]]
-    assert epd_of(env.reset(5)[0]) != first
+    shown_in_test.cache_clear()
+    monkeypatch.setattr(envs.chess, "shown_in_test", shown_in_test.__wrapped__)
+    assert on_the_way not in [epd_of(obs) for game in env.generate(8, 0) for obs in game.texts[::2]]
+    assert mirrored_board(chess.Board(env.reset(5)[0][:-1:2]), 3).epd() != first
+
+
+def test_images_of_the_board():
+    squares = [[image(square, number) for square in chess.SQUARES] for number in range(8)]
+    assert squares[0] == list(chess.SQUARES) and len({tuple(found) for found in squares}) == 8
+    for found in squares:
+        assert sorted(found) == list(chess.SQUARES)
+        assert all(chess.square_knight_distance(a, b) == chess.square_knight_distance(found[a], found[b])
+                   and chess.square_manhattan_distance(a, b) == chess.square_manhattan_distance(found[a], found[b])
+                   for a in chess.SQUARES for b in chess.SQUARES)
+
+
+def test_each_game_comes_in_eight_images():
+    env = make("endgames")
+    games = list(env.generate(16, 0))
+    for first in (0, 8):
+        images = games[first : first + 8]
+        assert len({game.texts[0] for game in images}) == 8
+        assert len({(*game.rewards, game.terminated, game.success) for game in images}) == 1
+        for game in images:
+            board = chess.Board(game.texts[0][:-1:2])
+            for action, obs in zip(game.texts[1::2], game.texts[2::2], strict=True):
+                board.push_san(action[:-1:2])
+                if board.fen() != obs[:-1:2]:
+                    board.push(next(move for move in board.legal_moves if after(board, move) == obs[:-1:2]))
+            assert board.is_game_over(claim_draw=True) == game.terminated and board.is_checkmate() == game.success
+
+
+def after(board, move):
+    board = board.copy()
+    board.push(move)
+    return board.fen()
 
 
 def epd_of(obs):
@@ -409,7 +457,7 @@ def test_perfect_defence_takes_what_it_can():
 # --- Data ---
 
 
-PINNED = {"chess": (8, "cf526fc302ac60c4"), "endgames": (30, "9ba082aa2bbfe02e")}
+PINNED = {"chess": (8, "cf526fc302ac60c4"), "endgames": (30, "602e01e298c727d9")}
 
 
 @both
@@ -421,10 +469,11 @@ def test_data_is_pinned(env_id):
     assert hashlib.sha256(texts.encode()).hexdigest()[:16] == digest
 
 
-@both
-def test_data_goes_on_where_it_was_stopped(env_id):
+@pytest.mark.parametrize("env_id, num, start", [("chess", 5, 2), ("endgames", 19, 3), ("endgames", 19, 8),
+                                                ("endgames", 19, 17)])
+def test_data_goes_on_where_it_was_stopped(env_id, num, start):
     env = make(env_id)
-    assert list(env.generate(5, 7, start=2)) == list(env.generate(5, 7))[2:]
+    assert list(env.generate(num, 7, start)) == list(env.generate(num, 7))[start:]
 
 
 @both
