@@ -3,7 +3,8 @@
 #   bash benchmarks.sh quick                          maze_fo with one seed: minutes on two CPU cores
 #   bash benchmarks.sh all                            every task with three seeds (SEEDS="1 2": with these)
 #   bash benchmarks.sh maze_fo                        one task: maze_fo, maze_po, text_nav_fo, text_nav_po, wordle,
-#                                                     chess, endgames (the last two need Stockfish)
+#                                                     chess, endgames (these two need Stockfish), twenty_questions,
+#                                                     guess_city, car_dealer
 #   DRY_RUN=1 bash benchmarks.sh all                  prints the commands only
 # Finished runs are skipped, and those that were interrupted go on. Delete a folder under runs/ to run it again.
 set -euo pipefail
@@ -12,21 +13,23 @@ source tests/setup.sh
 
 # tasks | experiment | script | its flags besides --env-id, --exp-name and --seed
 games="maze_fo maze_po text_nav_fo text_nav_po chess endgames"
+dialogues="twenty_questions guess_city car_dealer"
 experiments="
-$games wordle | bc_maze     | bc_maze     |
+$games wordle $dialogues | bc_maze | bc_maze |
 $games        | filtered_bc | bc_maze     | --success-only
 wordle        | filtered_bc | bc_maze     | --top-fraction 0.3 --num-iterations 44
+$dialogues    | filtered_bc | bc_maze     | --top-fraction 0.1
 $games        | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__bc_maze__SEED
-wordle        | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__filtered_bc__SEED
+wordle $dialogues | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__filtered_bc__SEED
 "
-all_tasks="$games wordle"
+all_tasks="$games wordle $dialogues"
 
 case "${1:-}" in
     quick) tasks=maze_fo seeds=${SEEDS:-1} ;;
     all) tasks=$all_tasks seeds=${SEEDS:-1 2 3} ;;
     *)
         if [ -z "${1:-}" ] || [[ " $all_tasks " != *" $1 "* ]]; then
-            sed -n '2,8s/^# //p' benchmarks.sh
+            sed -n '2,9s/^# //p' benchmarks.sh
             exit 2
         fi
         tasks=$1 seeds=${SEEDS:-1 2 3} ;;

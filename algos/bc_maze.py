@@ -11,12 +11,9 @@ Where the newest observation is the whole state (`maze_fo`) a segment of tokens 
 Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232), section 4. Unlike there, no episode is cut on its right (a long
 one goes on in a new segment), and the final test plays fixed games that neither training nor tuning has seen.
 
-    python algos/bc_maze.py                                      maze_fo, a tiny model from scratch, a minute on a CPU
+    python algos/bc_maze.py               maze_fo, tiny, a minute on a CPU: about -48, as the player behind the data
     python algos/bc_maze.py --success-only --exp-name filtered_bc
     python algos/bc_maze.py --env-id wordle --model gpt2 --learning-rate 1e-4
-    python algos/bc_maze.py --evaluate-only runs/maze_fo__bc_maze__1
-
-To expect: it plays like the player behind the data (maze_fo: about -48), not better.
 """
 
 import ctypes
@@ -87,22 +84,26 @@ class Args:
 PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands between digits and punctuation
 LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
 PIECES = r"[^,.:\n]+[,.:]? ?\n?|."  # what stands between two marks: a command, a thing, a sentence
-# A man with the gaps beside it; a field of the FEN, a digit, a part of a move.
-MEN = r"(?:\d )?[KQRk] (?:(?:\d )?(?:/ |  +))?|[wb]   -   -   |\d(?: [+#])?\n|\d (?:/ |  +)?|[a-h] |."
-PAIRS = r"(?:[^/\s] ){1,2}(?:/ | +)?|\S\n"  # two characters of a rank, of a field, of a move
+MEN = r"(?:\d )?[KQRk] (?:(?:\d )?(?:/ |  +))?|[wb]   -   -   |\d(?: [+#])?\n|\d (?:/ |  +)?|[a-h] |."  # and its gaps
+BOARD = r"(?:\d )?[KQRBNPkqrbnp] (?:(?:\d )?(?:/ |  +))?|[w-]   |\w(?: [+#])?\n|\d (?:/ |  +)?|[a-hxO=-] |."
+GOODS = r"\$[\d,]*\d| an? [\w-]+|(?:(?! an? )[^,.?!$\n])+|[,.?!]+\n?|."  # a price, a thing, the rest
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "maze_fo": dict(token_pattern=PHRASES, minibatch_size=128, decay_from=200),
     "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=128, decay_from=200),
-    "text_nav_fo": dict(token_pattern=PIECES, max_length=96, steps_per_iteration=100, num_iterations=4, decay_from=100),
-    "text_nav_po": dict(token_pattern=PIECES, max_length=96, steps_per_iteration=100, num_iterations=4, decay_from=100),
+    **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(
+        token_pattern=PIECES, max_length=96, steps_per_iteration=100, num_iterations=4, decay_from=100)),
     "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=1_000_000, minibatch_size=128,
                    learning_rate=2e-3, decay_from=4000, num_iterations=20, steps_per_iteration=500, eval_every=5,
                    num_eval_episodes=1024, num_envs=1024),
-    "chess": dict(token_pattern=PAIRS, num_layers=3, max_length=128, minibatch_size=4, learning_rate=2e-3,
-                  decay_from=1000, num_iterations=8, steps_per_iteration=500, eval_every=4, num_eval_episodes=64),
+    "chess": dict(token_pattern=BOARD, architecture="gpt2", num_layers=3, max_length=128, minibatch_size=4,
+                  learning_rate=2e-3, decay_from=1000, num_iterations=6, steps_per_iteration=500, eval_every=0),
     "endgames": dict(token_pattern=MEN, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16,
-                     learning_rate=2e-3, decay_from=1000, num_iterations=9, steps_per_iteration=500, eval_every=3,
-                     num_eval_episodes=256),
+                     learning_rate=2e-3, decay_from=1000, num_iterations=14, steps_per_iteration=500, eval_every=7),
+    **dict.fromkeys(("twenty_questions", "guess_city"), dict(
+        token_pattern=LINES, hidden_size=128, num_trajectories=300_000, learning_rate=2e-3, decay_from=1000,
+        num_iterations=6, steps_per_iteration=500, eval_every=3)),
+    "car_dealer": dict(token_pattern=GOODS, max_length=512, num_trajectories=50_000, learning_rate=2e-3,
+                       decay_from=1000, num_iterations=4, steps_per_iteration=500, eval_every=2),
 }
 
 
@@ -128,7 +129,7 @@ def build_model(args: Args, texts: set[str]) -> tuple[nn.Module, PreTrainedToken
         args.architecture, vocab_size=len(known), hidden_size=args.hidden_size, num_hidden_layers=args.num_layers,
         intermediate_size=4 * args.hidden_size, num_attention_heads=max(1, args.hidden_size // 16),
         max_position_embeddings=args.max_length, initializer_range=args.hidden_size**-0.5, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=None)
+        bos_token_id=None, eos_token_id=None, activation_function="gelu_pytorch_tanh")  # GPT-2's own, in one kernel
     policy = AutoModelForCausalLM.from_config(config).to(args.device).eval()
     return policy, PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
@@ -486,9 +487,8 @@ def main(args: Args) -> dict[str, float]:
     done, steps, start = checkpoint["iteration"], args.steps_per_iteration, start - checkpoint["seconds"]
     if args.model != "tiny":
         AutoConfig.from_pretrained(args.model)  # raises OSError for an unknown model before any work is done
-    if sys.platform == "linux":
-        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: glibc is to keep freed blocks, else half of the
-            ctypes.CDLL(None).mallopt(option, 2**31 - 1)  # time goes into faulting in those of the next step anew
+    for option in (-1, -3) if sys.platform == "linux" else ():  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: glibc is to keep
+        ctypes.CDLL(None).mallopt(option, 2**31 - 1)  # freed blocks, else half of the time goes into faulting in others
     trajectories = load_shuffled(envs.envs[0], args.dataset, args.num_trajectories, args.seed, **args.env_options)
     chosen = choose(trajectories, args)
     policy, tokenizer = build_model(args, {text for trajectory in trajectories for text in trajectory.texts})

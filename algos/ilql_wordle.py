@@ -19,9 +19,7 @@ Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232); ILQL (Snell et al., arXiv 
 is per turn (`--gamma-per token`: the paper's), a time limit is no termination, the heads start at the data's mean
 return-to-go, β is chosen on validation seeds, and `--bootstrap target` takes the target copy's V in y_t.
 
-    python algos/ilql_wordle.py
     python algos/ilql_wordle.py --env-id maze_fo --bc-checkpoint runs/maze_fo__bc_maze__1      -6.84, the optimum
-    python algos/ilql_wordle.py --evaluate-only runs/wordle__ilql_wordle__1
 """
 
 import copy
@@ -101,28 +99,35 @@ class Args:
 PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands between digits and punctuation
 LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
 PIECES = r"[^,.:\n]+[,.:]? ?\n?|."  # what stands between two marks: a command, a thing, a sentence
-# A man with the gaps beside it; a field of the FEN, a digit, a part of a move.
-MEN = r"(?:\d )?[KQRk] (?:(?:\d )?(?:/ |  +))?|[wb]   -   -   |\d(?: [+#])?\n|\d (?:/ |  +)?|[a-h] |."
-PAIRS = r"(?:[^/\s] ){1,2}(?:/ | +)?|\S\n"  # two characters of a rank, of a field, of a move
+MEN = r"(?:\d )?[KQRk] (?:(?:\d )?(?:/ |  +))?|[wb]   -   -   |\d(?: [+#])?\n|\d (?:/ |  +)?|[a-h] |."  # and its gaps
+BOARD = r"(?:\d )?[KQRBNPkqrbnp] (?:(?:\d )?(?:/ |  +))?|[w-]   |\w(?: [+#])?\n|\d (?:/ |  +)?|[a-hxO=-] |."
+GOODS = r"\$[\d,]*\d| an? [\w-]+|(?:(?! an? )[^,.?!$\n])+|[,.?!]+\n?|."  # a price, a thing, the rest
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "maze_fo": dict(token_pattern=PHRASES, minibatch_size=64, num_iterations=12, expectile=0.9, cql_weight=0.1,
                     tau=0.1, bootstrap="target", beta=(4.0, 16.0, 64.0), eval_every=4),
     "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=64, learning_rate=3e-4, num_iterations=4,
                     expectile=0.9, gamma=0.9, cql_weight=0.1, tau=0.1, beta=(4.0, 8.0, 16.0, 32.0), eval_every=2),
-    "text_nav_fo": dict(token_pattern=PIECES, max_length=96, minibatch_size=16, num_iterations=4, expectile=0.8,
-                        cql_weight=0.1, tau=0.02, eval_every=2),
-    "text_nav_po": dict(token_pattern=PIECES, max_length=96, minibatch_size=16, num_iterations=4, expectile=0.8,
-                        cql_weight=0.1, tau=0.02, eval_every=2),
+    **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(
+        token_pattern=PIECES, max_length=96, minibatch_size=16, num_iterations=4, expectile=0.8, cql_weight=0.1,
+        tau=0.02, eval_every=2)),
     "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=1_000_000, minibatch_size=128,
                    bc_learning_rate=2e-3, decay_from=4000, bc_iterations=15, num_iterations=18,
                    steps_per_iteration=500, expectile=0.8, tau=0.02, beta=(2.0, 4.0, 8.0, 16.0, 32.0), eval_every=6,
                    num_eval_episodes=1024, num_envs=1024),
-    "chess": dict(token_pattern=PAIRS, num_layers=3, max_length=128, minibatch_size=4, decay_from=1000,
-                  num_iterations=6, cql_weight=0.1, tau=0.02, beta=(4.0, 16.0), eval_every=3, num_eval_episodes=64),
+    "chess": dict(token_pattern=BOARD, architecture="gpt2", num_layers=3, max_length=128, minibatch_size=4,
+                  decay_from=1000, bc_learning_rate=2e-3, bc_iterations=15, num_iterations=6, gamma=0.9,
+                  cql_weight=2.0, tau=0.02, bootstrap="target", beta=(1.0, 2.0), eval_every=6, num_eval_episodes=64),
     "endgames": dict(token_pattern=MEN, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16,
-                     decay_from=1000, bc_learning_rate=2e-3, bc_iterations=30, num_iterations=8, expectile=0.8,
-                     cql_weight=0.1, tau=0.02, bootstrap="target", beta=(2.0, 8.0, 32.0), eval_every=4,
+                     decay_from=1000, bc_learning_rate=2e-3, bc_iterations=35, num_iterations=14, gamma=0.9,
+                     cql_weight=2.0, tau=0.02, bootstrap="target", beta=(1.0, 2.0, 4.0), eval_every=7,
                      num_eval_episodes=256),
+    **dict.fromkeys(("twenty_questions", "guess_city"), dict(
+        token_pattern=LINES, hidden_size=128, num_trajectories=300_000, decay_from=1000, bc_learning_rate=2e-3,
+        bc_iterations=15, num_iterations=6, expectile=0.8, cql_weight=0.1, tau=0.02, beta=(0.5, 1.0, 2.0),
+        eval_every=6)),
+    "car_dealer": dict(token_pattern=GOODS, max_length=512, num_trajectories=50_000, decay_from=1000,
+                       bc_learning_rate=2e-3, bc_iterations=10, num_iterations=10, expectile=0.8, cql_weight=0.1,
+                       tau=0.02, beta=(0.05, 0.1, 0.25), eval_every=5),
 }
 
 
@@ -148,7 +153,7 @@ def build_model(args: Args, texts: set[str]) -> tuple[nn.Module, PreTrainedToken
         args.architecture, vocab_size=len(known), hidden_size=args.hidden_size, num_hidden_layers=args.num_layers,
         intermediate_size=4 * args.hidden_size, num_attention_heads=max(1, args.hidden_size // 16),
         max_position_embeddings=args.max_length, initializer_range=args.hidden_size**-0.5, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=None)
+        bos_token_id=None, eos_token_id=None, activation_function="gelu_pytorch_tanh")  # GPT-2's own, in one kernel
     policy = AutoModelForCausalLM.from_config(config).to(args.device).eval()
     return policy, PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
@@ -548,9 +553,8 @@ def main(args: Args) -> dict[str, float]:
         args.model, args.bc_iterations = str(Path(args.bc_checkpoint) / "model"), 0
     if args.model != "tiny":
         AutoConfig.from_pretrained(args.model)  # raises OSError for an unknown model before any work is done
-    if sys.platform == "linux":
-        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: glibc is to keep freed blocks, else half of the
-            ctypes.CDLL(None).mallopt(option, 2**31 - 1)  # time goes into faulting in those of the next step anew
+    for option in (-1, -3) if sys.platform == "linux" else ():  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: glibc is to keep
+        ctypes.CDLL(None).mallopt(option, 2**31 - 1)  # freed blocks, else half of the time goes into faulting in others
     source = load_shuffled(envs.envs[0], args.dataset, args.num_trajectories, args.seed, **args.env_options)
     trajectories = [trajectory for trajectory in map(Trajectory.complete, source) if trajectory]
     if len(trajectories) < 2:

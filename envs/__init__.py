@@ -29,10 +29,13 @@ import tyro
 from filelock import FileLock
 from tqdm import tqdm
 
-EnvId = Literal["maze_fo", "maze_po", "text_nav_fo", "text_nav_po", "wordle", "chess", "endgames"]
+EnvId = Literal["maze_fo", "maze_po", "text_nav_fo", "text_nav_po", "wordle", "chess", "endgames",
+                "twenty_questions", "guess_city", "car_dealer"]
 # Imported when first asked for: python-chess is GPL, and nobody else needs it.
 MODULES = {"maze_fo": "envs.maze", "maze_po": "envs.maze", "text_nav_fo": "envs.text_nav",
-           "text_nav_po": "envs.text_nav", "wordle": "envs.wordle", "chess": "envs.chess", "endgames": "envs.chess"}
+           "text_nav_po": "envs.text_nav", "wordle": "envs.wordle", "chess": "envs.chess", "endgames": "envs.chess",
+           "twenty_questions": "envs.twenty_questions", "guess_city": "envs.guess_city",
+           "car_dealer": "envs.car_dealer"}
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 
 # The first seed of each kind of game; multiples of 25 and 8: a block goes through the starts of maze and house alike.

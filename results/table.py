@@ -19,15 +19,18 @@ from envs import SEEDS, EnvId, make, play  # noqa: E402
 
 # What runs are called (`--exp-name`), what the table calls them, and the mean returns in table 2 of arXiv 2311.18232,
 # of these tasks.
-PAPER = ("maze_fo", "maze_po", "text_nav_fo", "text_nav_po", "wordle", "chess", "endgames")
+PAPER = ("maze_fo", "maze_po", "text_nav_fo", "text_nav_po", "wordle", "chess", "endgames", "twenty_questions",
+         "guess_city", "car_dealer")
 METHODS = {
-    "bc_maze": ("BC", (-72.1, -79.5, 0.39, 0.25, -2.81, -22.3, 0.112)),
-    "filtered_bc": ("filtered BC", (-56.4, -82.9, 0.54, 0.49, -2.85, -56.5, -0.439)),
-    "mc_twenty_questions": ("MC returns", (-48.1, -80.3, 0.63, 0.58, -2.16, -28.2, 0.588)),
-    "ilql_wordle": ("ILQL", (-6.97, -52.9, 0.88, 0.76, -2.04, -21.4, 0.452)),
-    "online_filtered_bc_text_nav": ("online filtered BC", (-71.7, -79.5, 0.62, 0.53, -2.15, -22.3, 0.112)),
-    "ppo_car_dealer": ("PPO", (-37.7, -91.7, 0.81, 0.8, -2.63, -16, 0.814)),
-    "prompt_guess_city": ("prompted LLM (paper: GPT-4)", (-39.7, -88.0, 0.52, 0.21, -5.42, -81.3, -22.87)),
+    "bc_maze": ("BC", (-72.1, -79.5, 0.39, 0.25, -2.81, -22.3, 0.112, -16.0, -17.0, 44.5)),
+    "filtered_bc": ("filtered BC", (-56.4, -82.9, 0.54, 0.49, -2.85, -56.5, -0.439, -14.6, -15.2, 54.8)),
+    "mc_twenty_questions": ("MC returns", (-48.1, -80.3, 0.63, 0.58, -2.16, -28.2, 0.588, -13.9, -11.2, 57.2)),
+    "ilql_wordle": ("ILQL", (-6.97, -52.9, 0.88, 0.76, -2.04, -21.4, 0.452, -14.2, -12.5, 46.3)),
+    "online_filtered_bc_text_nav": ("online filtered BC", (-71.7, -79.5, 0.62, 0.53, -2.15, -22.3, 0.112, -16.8, -19.2,
+                                                          40.4)),
+    "ppo_car_dealer": ("PPO", (-37.7, -91.7, 0.81, 0.8, -2.63, -16, 0.814, -14.9, -15.1, 50.5)),
+    "prompt_guess_city": ("prompted LLM (paper: GPT-4)", (-39.7, -88.0, 0.52, 0.21, -5.42, -81.3, -22.87, -13.0,
+                                                          -10.13, 53.5)),
 }
 COLUMNS = ("", "return", "by seed", "score", "success", "invalid actions", "minutes", "tokens/s training",
            "tokens/s playing", "paper's return")

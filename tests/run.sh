@@ -9,6 +9,7 @@ source tests/setup.sh
 
 install requirements.txt tests/requirements.txt
 install_stockfish || echo "no Stockfish: the tests of chess are skipped" >&2
+install_wordnet || echo "no WordNet: the test that needs it is skipped" >&2
 fetch_tables || echo "no Syzygy tables: the tests that need them are skipped" >&2
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES=
 .venv/bin/python -m ruff check

@@ -28,6 +28,13 @@ install_stockfish() {
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq stockfish > /dev/null
 }
 
+# WordNet, which the table of twenty_questions is compared with, where it is missing and may be installed.
+install_wordnet() {
+    [ ! -f /usr/share/wordnet/data.noun ] || return 0
+    [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || return 1
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq wordnet-base > /dev/null
+}
+
 # The Syzygy tables of three and four men, which are in python-chess's source archive, to data/syzygy.
 fetch_tables() {
     [ ! -d data/syzygy ] || return 0

