@@ -118,8 +118,8 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
                   decay_from=1000, bc_learning_rate=2e-3, bc_iterations=15, num_iterations=6, gamma=0.9,
                   cql_weight=2.0, tau=0.02, bootstrap="target", beta=(1.0, 2.0), eval_every=6, num_eval_episodes=64),
     "endgames": dict(token_pattern=MEN, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16,
-                     decay_from=1000, bc_learning_rate=2e-3, bc_iterations=35, num_iterations=14, gamma=0.9,
-                     cql_weight=2.0, tau=0.02, bootstrap="target", beta=(1.0, 2.0, 4.0), eval_every=7,
+                     decay_from=1000, bc_learning_rate=2e-3, bc_iterations=35, num_iterations=22, gamma=0.9,
+                     cql_weight=2.0, tau=0.02, bootstrap="target", beta=(1.0, 2.0, 4.0), eval_every=11,
                      num_eval_episodes=256),
     **dict.fromkeys(("twenty_questions", "guess_city"), dict(
         token_pattern=LINES, hidden_size=128, num_trajectories=300_000, decay_from=1000, bc_learning_rate=2e-3,
