@@ -508,8 +508,7 @@ def main(args: Args) -> dict[str, float]:
         row = {"iteration": iteration, "global_step": iteration * steps}
         row |= gradient_steps(lambda batch: {"bc_loss": bc_loss(policy, *batch)}, optimizer, args.learning_rate,
                               batches, (iteration - 1) * steps, args)
-        with torch.no_grad():
-            row["losses/held_out_bc_loss"] = bc_loss(policy, *held_out)
+        row["losses/held_out_bc_loss"] = bc_loss(policy, *held_out).detach()
         if args.eval_every and iteration % args.eval_every == 0:
             row |= evaluate([policy.base_model], policy.lm_head, envs, codec, args, "eval")[0]
         log(run, row | {"charts/minutes": (time.time() - start) / 60}, tracker)

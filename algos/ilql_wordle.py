@@ -12,14 +12,12 @@ token, n = |A|; Q', h': a target copy of the critic, target ← (1 - tau)·targe
     L     = L_Q + L_V + cql_weight · L_CQL
     acts by softmax(logits of the BC policy + β · min(Q1, Q2)(h_t))
 
-A BC policy is trained first (or taken: `--bc-checkpoint`), then frozen; the critic's trunk is a second network that
-starts as its copy. γ_t is gamma on the last token of an action and 1 on others: values do not depend on the tokenizer.
-A truncated episode bootstraps from the state behind its last observation, a terminated one from nothing.
-Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232); ILQL (Snell et al., arXiv 2206.11871). Unlike there: the discount
-is per turn (`--gamma-per token`: the paper's), a time limit is no termination, the heads start at the data's mean
-return-to-go, β is chosen on validation seeds, and `--bootstrap target` takes the target copy's V in y_t.
-
-    python algos/ilql_wordle.py --env-id maze_fo --bc-checkpoint runs/maze_fo__bc_maze__1      -6.84, the optimum
+A BC policy is trained first (or taken: `--bc-checkpoint`), then frozen; the critic's trunk starts as its copy. γ_t is
+gamma on the last token of an action and 1 on others: values do not depend on the tokenizer. A truncated episode
+bootstraps from the state behind its last observation, a terminated one from nothing. Source: LMRL-Gym (Abdulhai et al.,
+arXiv 2311.18232); ILQL (Snell et al., arXiv 2206.11871). Unlike there: the discount is per turn (`--gamma-per token`:
+the paper's), a time limit is no termination, the heads start at the data's mean return-to-go, β is chosen on validation
+seeds, and `--bootstrap target` takes the target's V in y_t. maze_fo: -6.84, the optimum.
 """
 
 import copy
@@ -117,14 +115,13 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "chess": dict(token_pattern=BOARD, architecture="gpt2", num_layers=3, max_length=128, minibatch_size=4,
                   decay_from=1000, bc_learning_rate=2e-3, bc_iterations=15, num_iterations=6, gamma=0.9,
                   cql_weight=2.0, tau=0.02, bootstrap="target", beta=(1.0, 2.0), eval_every=6, num_eval_episodes=64),
-    "endgames": dict(token_pattern=MEN, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16,
-                     decay_from=1000, bc_learning_rate=2e-3, bc_iterations=35, num_iterations=22, gamma=0.9,
-                     cql_weight=2.0, tau=0.02, bootstrap="target", beta=(1.0, 2.0, 4.0), eval_every=11,
-                     num_eval_episodes=256),
+    "endgames": dict(
+        token_pattern=MEN, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16, decay_from=1000,
+        bc_learning_rate=2e-3, bc_iterations=35, num_iterations=22, gamma=0.9, cql_weight=2.0, tau=0.02,
+        bootstrap="target", beta=(1.0, 2.0, 4.0), eval_every=11, num_eval_episodes=256),
     **dict.fromkeys(("twenty_questions", "guess_city"), dict(
-        token_pattern=LINES, hidden_size=128, num_trajectories=300_000, decay_from=1000, bc_learning_rate=2e-3,
-        bc_iterations=15, num_iterations=6, expectile=0.8, cql_weight=0.1, tau=0.02, beta=(0.5, 1.0, 2.0),
-        eval_every=6)),
+        token_pattern=LINES, num_iterations=6, num_trajectories=300_000, bc_iterations=15, bc_learning_rate=2e-3,
+        hidden_size=128, decay_from=1000, expectile=0.8, cql_weight=0.1, tau=0.02, beta=(0.5, 1.0, 2.0), eval_every=6)),
     "car_dealer": dict(token_pattern=GOODS, max_length=512, num_trajectories=50_000, decay_from=1000,
                        bc_learning_rate=2e-3, bc_iterations=10, num_iterations=10, expectile=0.8, cql_weight=0.1,
                        tau=0.02, beta=(0.05, 0.1, 0.25), eval_every=5),
@@ -585,8 +582,7 @@ def main(args: Args) -> dict[str, float]:
         if iteration <= num_bc:
             row |= gradient_steps(lambda batch: {"bc_loss": bc_loss(policy, *batch)}, bc_optimizer,
                                   args.bc_learning_rate, bc_batches, (iteration - 1) * steps, args)
-            with torch.no_grad():
-                row["losses/held_out_bc_loss"] = bc_loss(policy, *held_out)
+            row["losses/held_out_bc_loss"] = bc_loss(policy, *held_out).detach()
             critic.trunk.load_state_dict(policy.base_model.state_dict())
             target.trunk.load_state_dict(policy.base_model.state_dict())
         else:
