@@ -16,7 +16,9 @@ games="maze_fo maze_po text_nav_fo text_nav_po chess endgames"
 dialogues="twenty_questions guess_city car_dealer"
 experiments="
 $games wordle $dialogues | bc_maze | bc_maze |
-$games        | filtered_bc | bc_maze     | --success-only
+${games/chess endgames/} | filtered_bc | bc_maze | --success-only
+endgames      | filtered_bc | bc_maze     | --success-only --num-iterations 10
+chess         | filtered_bc | bc_maze     | --success-only --num-iterations 4
 wordle        | filtered_bc | bc_maze     | --top-fraction 0.3 --num-iterations 44
 $dialogues    | filtered_bc | bc_maze     | --top-fraction 0.1
 $games        | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__bc_maze__SEED

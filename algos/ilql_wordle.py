@@ -113,8 +113,8 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
                    steps_per_iteration=500, expectile=0.8, tau=0.02, beta=(2.0, 4.0, 8.0, 16.0, 32.0), eval_every=6,
                    num_eval_episodes=1024, num_envs=1024),
     "chess": dict(token_pattern=BOARD, architecture="gpt2", num_layers=3, max_length=128, minibatch_size=4,
-                  decay_from=1000, bc_learning_rate=2e-3, bc_iterations=15, num_iterations=6, gamma=0.9,
-                  cql_weight=2.0, tau=0.02, bootstrap="target", beta=(1.0, 2.0), eval_every=6, num_eval_episodes=64),
+                  decay_from=1000, bc_learning_rate=2e-3, bc_iterations=15, num_iterations=5, gamma=0.9,
+                  cql_weight=2.0, tau=0.02, bootstrap="target", beta=(1.0, 2.0), eval_every=5, num_eval_episodes=48),
     "endgames": dict(
         token_pattern=MEN, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16, decay_from=1000,
         bc_learning_rate=2e-3, bc_iterations=35, num_iterations=22, gamma=0.9, cql_weight=2.0, tau=0.02,
