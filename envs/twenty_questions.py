@@ -16,8 +16,9 @@ With the option `oracle` a language model answers instead, `hf:NAME_OR_PATH` or 
 `device`): it is told the object and the dialogue, and what it says is read as yes or no. Guesses are answered by the
 rules, so it cannot be talked into a win. The offline data is always the table's.
 
-The data's players ask a random question or, with a probability drawn for each game (SKILLS), a good one; they guess
-when few objects are left. `best` asks what tells most about the object, a guess being a question like any other.
+The data's players ask what is often asked (what stands first in the table of properties) or, with a probability drawn
+for each game (SKILLS), a good question; those with skill guess when few objects are left. `best` asks what tells most
+about the object, a guess being a question like any other.
 
     python -m envs.twenty_questions                  play it
     python -m envs.twenty_questions --player best    watch the best known play
@@ -46,8 +47,8 @@ FIRST_OBS, YES, NO = "Questions:\n", "Yes.\n", "No.\n"
 MAX_QUESTIONS = 20
 GUESSES = "Is it {}?", "Are you thinking of {}?", "Is the object {}?", "Could it be {}?"  # the players' wordings
 # Of the data's players. These numbers give the paper's success and return.
-SKILLS, SKILL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.9), (47, 21, 14, 9, 9)  # share of good questions; share of games
-GOOD_QUESTIONS = 12  # a good question is one of the best so many
+SKILLS, SKILL_WEIGHTS = (0.0, 0.4, 0.8), (66, 20, 14)  # share of good questions; share of games
+GOOD_QUESTIONS = 3  # a good question is one of the best so many, the better the more likely
 MAX_LEFT = 3  # a player guesses when at most so many objects are left, drawn for each game
 EARLY_GUESS = 0.05  # how often a random question is a guess
 
@@ -82,7 +83,7 @@ class TwentyQuestions(Env):
     max_turns = MAX_QUESTIONS
     num_trajectories = 10_000
     num_test_episodes = 4 * len(OBJECTS)
-    worst, data, best = -20.0, -17.34, -1097 / 158  # data: of the default dataset
+    worst, data, best = -20.0, -17.29, -1097 / 158  # data: of the default dataset
     paper = {"worst": -20, "data": -17.3, "best": -12.6, "num_trajectories": 100_000, "success": 0.31,
              "return": "-17.3", "length": ""}
 
@@ -99,7 +100,7 @@ class TwentyQuestions(Env):
         self.object, self.turns, self.over, self.success, self.understood = 0, 0, True, False, True
         self.texts: list[str] = []  # questions and answers in turn
         self.possible = EVERYTHING  # the objects that fit all answers
-        self.skill, self.max_left = 0.0, 1  # of the data's player in this game
+        self.skill, self.max_left, self.asked = 0.0, 1, set[Property]()  # of the data's player in this game
 
     def about(self) -> dict[str, Any]:
         asked = self.simulator
@@ -219,7 +220,7 @@ class TwentyQuestions(Env):
 
 @cache
 def weights(count: int) -> list[float]:
-    """Cumulative weights of that many wordings: the first is the most frequent."""
+    """Cumulative weights of that many choices, of questions or of wordings: the first is the most frequent."""
     return list(accumulate(1 / (number + 1) for number in range(count)))
 
 
@@ -249,15 +250,20 @@ def random_player(env: TwentyQuestions, rng: random.Random) -> str:
 
 
 def data_player(env: TwentyQuestions, rng: random.Random) -> str:
-    """A random question or, as often as its skill says, a good one; guesses when few objects are left."""
+    """Asks what is often asked or, as often as its skill says, what is good to ask, nothing twice; with any skill it
+    guesses when few objects are left."""
     if env.turns == 0:
-        env.skill = rng.choices(SKILLS, SKILL_WEIGHTS)[0]
+        env.skill, env.asked = rng.choices(SKILLS, SKILL_WEIGHTS)[0], set()
         env.max_left = rng.randint(1, MAX_LEFT)
-    if env.possible and env.possible.bit_count() <= env.max_left:
+    if env.skill and env.possible and env.possible.bit_count() <= env.max_left:
         return guess(rng.choice(options_of(env.possible)), rng)
-    if rng.random() >= env.skill or not env.possible:
-        return random_player(env, rng)
-    return word(rng.choice(good_questions(env.possible)).questions, rng)
+    if rng.random() < EARLY_GUESS:
+        return guess(rng.randrange(len(OBJECTS)), rng)
+    good = rng.random() < env.skill and good_questions(env.possible)
+    things = [thing for thing in good or ASKED if thing not in env.asked]
+    thing = rng.choices(things, cum_weights=weights(len(things)))[0]
+    env.asked.add(thing)
+    return word(thing.questions, rng)
 
 
 @lru_cache(maxsize=65_536)
