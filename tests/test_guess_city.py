@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs import SEEDS, VectorEnv, load_dataset, make, play
-from envs.guess_city import FIRST_OBS, GUESSES, MAX_QUESTIONS, GuessCity, bank, best_question, meaning, tells
+from envs.guess_city import FIRST_OBS, GUESSES, MAX_QUESTIONS, GuessCity, bank, best_question, meaning, tells, usual
 from envs.guess_city_oracle import (
     COLUMNS,
     MAX_CHARS,
@@ -595,6 +595,8 @@ def test_data_recurs(trajectories):
     asked = Counter(action for t in trajectories for action in t.texts[1::2])
     assert len(said) < 2500 and len(asked) < 500 and min(asked.values()) >= 5
     assert sum(count for count in said.values() if count >= 10) > 0.9 * said.total()
+    often, rarely = usual()[0][:20], usual()[0][-20:]  # what tells much is asked much
+    assert sum(asked[action] for action in often) > 3 * sum(asked[action] for action in rarely)
 
 
 def test_data_replays(trajectories):
@@ -615,7 +617,7 @@ def test_data_replays(trajectories):
 def test_data_is_pinned(trajectories):
     lines = "\n".join(json.dumps(asdict(trajectory)) for trajectory in trajectories[:100])
     assert hashlib.sha256(lines.encode()).hexdigest() == (
-        "2535816eb3d48b21c0d18f05d4f080c0fa324817140e19137c8962ed141ed9a1")
+        "d80b9f20e8f5b17e9fb4a8fa691af69a4b71a5f693b262d226f100691a48cf6a")
     assert trajectories[:50] == list(make("guess_city").generate(50, 0))
     assert trajectories[:50] != list(make("guess_city").generate(50, 1))
 
