@@ -21,8 +21,8 @@ endgames      | filtered_bc | bc_maze     | --success-only --num-iterations 10
 chess         | filtered_bc | bc_maze     | --success-only --num-iterations 4
 wordle        | filtered_bc | bc_maze     | --top-fraction 0.3 --num-iterations 44
 $dialogues    | filtered_bc | bc_maze     | --top-fraction 0.1
-$games        | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__bc_maze__SEED
-wordle $dialogues | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__filtered_bc__SEED
+$games car_dealer | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__bc_maze__SEED
+wordle ${dialogues/car_dealer/} | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__filtered_bc__SEED
 "
 all_tasks="$games wordle $dialogues"
 
