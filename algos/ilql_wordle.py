@@ -121,7 +121,7 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         bootstrap="target", beta=(1.0, 2.0, 4.0), eval_every=11, num_eval_episodes=256),
     **dict.fromkeys(("twenty_questions", "guess_city"), dict(
         token_pattern=LINES, num_iterations=6, num_trajectories=300_000, bc_iterations=15, bc_learning_rate=2e-3,
-        hidden_size=128, decay_from=1000, expectile=0.8, cql_weight=0.1, tau=0.02, beta=(0.5, 1.0, 2.0), eval_every=6)),
+        hidden_size=128, decay_from=1000, expectile=0.8, cql_weight=2.0, tau=0.02, beta=(1.0, 2.0, 4.0), eval_every=3)),
     "car_dealer": dict(token_pattern=GOODS, max_length=512, num_trajectories=50_000, decay_from=1000,
                        bc_learning_rate=2e-3, bc_iterations=10, num_iterations=10, expectile=0.8, cql_weight=10.0,
                        tau=0.02, beta=(2.0, 4.0, 8.0), eval_every=5),
