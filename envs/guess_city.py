@@ -35,8 +35,9 @@ MAX_QUESTIONS = 20
 GUESSES = ("Is it {}?\n", "Is it {}?\n", "Is it {}?\n", "Is the city {}?\n", "I think it is {}.\n")
 
 # The data's players: share of the games; share of the answers that they heed; share of their questions that are chosen
-# for what they tell; share of the games in which they never come to a guess.
-SKILLS = ((0.36, 0.0, 0.0, 0.1), (0.34, 0.2, 0.0, 0.1), (0.30, 0.9, 0.2, 0.1))
+# for what they tell.
+SKILLS = ((0.36, 0.0, 0.0), (0.34, 0.2, 0.0), (0.30, 0.9, 0.2))
+NEVER = 0.1  # share of the games in which they never come to a guess
 USUAL = 8  # mean rank of the topic that is asked about, from the most telling on
 # The turn in which they begin to guess is uniform over the one range or, in a share EARLY of the games, over the other.
 FIRST_GUESS, EARLY_GUESS, EARLY = (16, 20), (4, 15), 0.15
@@ -58,9 +59,11 @@ class GuessCity(Env):
         super().__init__(env_id, **options)
         self.simulator = None
         if oracle != "scripted":
-            from envs.simulators import make_simulator  # only then: it imports torch
+            from envs.simulators import make_simulator  # which a local model makes import torch
 
             self.simulator = make_simulator(oracle, simulator_model, device)
+        elif simulator_model or device:
+            raise ValueError("simulator_model and device are for an oracle that is a model")
         self.city, self.salt, self.texts, self.over, self.success = cities()[0], 0, [], True, False
 
     def about(self) -> dict[str, Any]:
@@ -103,7 +106,7 @@ class GuessCity(Env):
     def report(self, action: str, obs: str) -> Step:
         """What `step` returns."""
         question = understand(action)
-        self.texts += [action, obs]
+        self.texts += [action.partition("\n")[0] + "\n", obs]
         self.success = question.names(self.city)
         self.over = self.success or self.turns >= MAX_QUESTIONS
         info = {"success": self.success, "valid": question.kind != "nothing", "understood": question.understood}
@@ -152,10 +155,12 @@ class GuessCity(Env):
         for game in record if isinstance(record, list) else [record]:
             texts, won = [FIRST_OBS], bool(game["correct"] if "lines" in game else game["done"])
             for line in game["lines" if "lines" in game else "conversation"]:
-                question, mark, answer = " ".join(line.split()).partition("? ")
-                if not mark:
+                text = " ".join(line.split())
+                mark = "?" if "? " in text else "."  # `I think it is Paris. Yes, it is.`
+                question, found, answer = text.partition(f"{mark} ")
+                if not found:
                     raise ValueError(f"a line without a question and its answer: {line[:60]!r}")
-                texts += [f"{question}?\n", f"{answer}\n"]
+                texts += [f"{question}{mark}\n", f"{answer}\n"]
             rewards = [-1.0] * (len(texts) // 2)
             if won:
                 rewards[-1] = 0.0
@@ -175,7 +180,7 @@ class GuessCity(Env):
                 action, guess = best_question(possible)
                 parts += partition(action, possible & ~(1 << guess) if guess >= 0 else possible)
             level = parts
-            total -= sum(bin(possible).count("1") for possible in level)
+            total -= sum(possible.bit_count() for possible in level)
         return total / len(cities())
 
     def render(self, text: str) -> str:
@@ -229,7 +234,7 @@ def partition(action: str, possible: int) -> list[int]:
 
 def gain(action: str, possible: int) -> float:
     """Entropy of the answer over the possible cities, up to a factor and a term that all actions share."""
-    return -sum(n * log(n) for part in partition(action, possible) if (n := bin(part).count("1")))
+    return -sum(n * log(n) for part in partition(action, possible) if (n := part.bit_count()))
 
 
 def numbers(possible: int) -> list[int]:
@@ -275,9 +280,9 @@ def usual_question(asked: set[str], rng: random.Random) -> str:
 def data_player(env: GuessCity, rng: random.Random) -> str:
     """A player of the game's own skill, drawn in its first turn: it asks, heeds some of the answers, then guesses."""
     if env.turns == 0:
-        _, heeds, telling, never = rng.choices(SKILLS, [skill[0] for skill in SKILLS])[0]
+        _, heeds, telling = rng.choices(SKILLS, [skill[0] for skill in SKILLS])[0]
         begin = rng.randint(*(EARLY_GUESS if rng.random() < EARLY else FIRST_GUESS)) - 1
-        begin = MAX_QUESTIONS if rng.random() < never else begin
+        begin = MAX_QUESTIONS if rng.random() < NEVER else begin
         env.skill = [rng.random() < heeds for _ in range(MAX_QUESTIONS)], telling, begin
     heeded, telling, begin = env.skill
     for turn in range(begin, env.turns):

@@ -38,7 +38,16 @@ YES_NO = re.compile(r"(so |and |but |then |also |well |ok |now )*(is|isn|are|are
                     r"do(?! you know (what|which|where|when|how))|has|hasn|have|can(?! you)|could(?! you)|will|it s|"
                     r"would (it|that|you (call|say|describe))|"
                     r"its country|am i (right|correct)|the city is|it is|it has|people)\b")
-COMPARED = re.compile(r"\b(than|(north|south|east|west) of|near|close to|far from|same \w+ as|neighbo\w+)\b")
+# How cities are compared: the column, the sign of the difference that makes it true, what says so.
+COMPARISONS = tuple((column, sign, re.compile(rf"\b(?:{words})\b")) for column, sign, words in (
+    ("latitude", 1, "north (of|than)"), ("latitude", -1, "south (of|than)"), ("longitude", 1, "east (of|than)"),
+    ("longitude", -1, "west (of|than)"), ("equator", -1, "(closer|nearer) to the equator"),
+    ("equator", 1, "(farther|further) from the equator"), ("altitude", 1, "higher"), ("altitude", -1, "lower"),
+    ("millions", 1, "bigger|larger|(more|greater) (people|inhabitants|populat\\w+|populous)"),
+    ("millions", -1, "smaller|(fewer|less|lower) (people|inhabitants|populat\\w+|populous)")))
+SAME = {"size": "millions", "part": "region", "weather": "climate", "faith": "religion", "money": "currency"}
+CLOSE = re.compile(r"\b(near|close to|far from)\b")
+COMPARED = re.compile(r"\b(near|close to|far from|same \w+ as|neighbo\w+)\b")
 
 
 @lru_cache(maxsize=100_000)
@@ -266,16 +275,18 @@ def named_countries(text: str, folded: str) -> frozenset[str]:
 @lru_cache(maxsize=100_000)
 def understand(action: str) -> Question:
     """What the question is about. Cities come first, then secrets, countries and topics in their order."""
-    text = action[:MAX_CHARS]
+    line, newline, _ = action.partition("\n")
+    text = line[:MAX_CHARS]
     folded = JOINED.sub(r"\1\2", fold(text))
     yes_no = bool(YES_NO.match(folded))
-    if not action.endswith("\n") or action.endswith("…\n") or not folded:  # `…` marks what was cut off
+    if not newline or line.endswith("…") or not folded:  # `…` marks what was cut off
         return Question("nothing", folded)
     names = frozenset(city.name for city in named_cities(text, folded))
     if len(names) > 1:
         return Question("several", folded, cities=names)
-    if names and COMPARED.search(folded):
-        return Question("compare", folded, cities=names)
+    compared = COMPARED.search(folded) or any(words.search(folded) for _, _, words in COMPARISONS)
+    if names and (compared or " than " in folded):
+        return Question("compare" if compared else "unknown", folded, cities=names)
     topic = next((name for name, about in topics().items() if about.match and about.match.search(folded)), "")
     if names and not re.match(r"(what|which|when|how|who|where|why)\b(?! about)", folded):
         return Question("guess", folded, cities=names)
@@ -285,10 +296,12 @@ def understand(action: str) -> Question:
         return Question("refuse", folded)
     named = named_countries(text, folded)
     if named and topic not in ("language", "currency", "colony", "borders", "food", "music", "festival", "script"):
-        return Question("countries", folded, countries=named)
+        kind = "unknown" if CLOSE.search(folded) else "countries"  # near a country is not in it
+        return Question(kind, folded, countries=named)
     if topic:
         return Question("topic", folded, topic, countries=named, yes_no=yes_no)
-    if re.match(r"(?i:is it|is this|is the city|are you|could it be|i guess|my guess|it is|it's)\b.*[A-Z]", text):
+    if re.match(r"(?i:is it|is this|is the city|are you( thinking of)?|could it be|i guess|my guess( is)?|it is|it's)"
+                r"(?i: the city of| perhaps| maybe| called)? [A-Z]", text):
         return Question("guess", folded)  # a city that is not of the list, most likely
     return Question("unknown", folded)
 
@@ -296,34 +309,30 @@ def understand(action: str) -> Question:
 # --- Answers ---
 
 
-def compare(city: City, question: Question) -> bool:
-    """Whether the city is to the one that is named as the question says."""
+def compare(city: City, question: Question) -> bool | None:
+    """Whether the city is to the one that is named as the question says; None if the tables do not hold that."""
     other = next(other for other in cities() if other.name in question.cities)
     said = question.folded
-    if re.search(r"\b(near|close to|neighbo\w+)\b", said):
-        return city.distance(other) < 300
-    if "far from" in said:
-        return city.distance(other) >= 300
+    for column, sign, words in COMPARISONS:
+        if words.search(said):
+            return sign * (float(city.values[column]) - float(other.values[column])) > 0
     if match := re.search(r"\bsame (\w+) as\b", said):
-        if match.group(1) in city.told:
-            return city.told[match.group(1)] == other.told[match.group(1)]
-        return city.country is other.country
-    if match := re.search(r"\b(north|south|east|west) of\b", said):
-        key, sign = {"north": ("latitude", 1), "south": ("latitude", -1), "east": ("longitude", 1),
-                     "west": ("longitude", -1)}[match.group(1)]
-        return sign * (float(city.values[key]) - float(other.values[key])) > 0
-    key = "altitude" if re.search(r"\b(higher|lower)\b", said) else "millions"
-    less = re.search(r"\b(smaller|less|fewer|lower)\b", said)
-    return (float(city.values[key]) < float(other.values[key])) == bool(less)
+        topic = SAME.get(match.group(1), match.group(1))
+        if topic in ("country", "nation", "state"):
+            return city.country is other.country
+        return city.told[topic] == other.told[topic] if topic in city.told else None
+    return (city.distance(other) < 300) != ("far from" in said)
 
 
 def numeric_truth(topic: str, value: float, folded: str) -> bool | None:
     """Whether a number is as a question says, `more than five million`; None if it names no number."""
+    if topic not in ("millions", "altitude"):
+        return None
     found = re.search(rf"\b(\d+(?:\.\d+)?|{'|'.join(WORD_NUMBERS)}|a|half a)\b ?(million|m\b|thousand|k\b|hundred)?",
-                      folded) if topic in ("millions", "altitude") else None
+                      folded)
     if not found or found.group(1) == "a" and not found.group(2):
         found = re.search(r"\b(\d+(?:\.\d+)?)()", folded)
-    if topic not in ("millions", "altitude") or not found:
+    if not found:
         return None
     word = found.group(1)
     number = 0.5 if word == "half a" else 1.0 if word == "a" else float(WORD_NUMBERS.get(word, 0) or word)
@@ -389,7 +398,8 @@ def forms(city: City, question: Question) -> tuple[str, ...]:
     if question.names(city):
         kind = "win"
     elif kind == "compare":
-        kind = "so" if compare(city, question) else "not so"
+        holds = compare(city, question)
+        kind = "unknown" if holds is None else "so" if holds else "not so"
     elif kind == "guess":
         kind = "wrong"
     elif kind == "countries":

@@ -342,6 +342,41 @@ def test_speed(trajectories):
 QUESTIONS = [line.split(" | ") for line in lines_of("guess_city_questions.txt") if " | " in line]
 
 
+SAID = [  # what was once answered falsely
+    ("São Paulo", "Is it in East Asia?", "No,"), ("Bogotá", "Is it in North Africa?", "No,"),
+    ("Bogotá", "Is it in the north of South America?", "Yes,"), ("Lima", "Is it in North America?", "No,"),
+    ("New York", "Is it in South America?", "No,"), ("Lima", "Is it in Latin America?", "Yes,"),
+    ("Kyiv", "Is it older than Rome?", "I am not sure"), ("Mumbai", "Is it colder than Moscow?", "I am not sure"),
+    ("Osaka", "Is it bigger than Paris?", "Yes,"), ("Osaka", "Is it the same size as Paris?", "No,"),
+    ("Osaka", "Is it closer to the equator than Paris?", "Yes,"), ("Osaka", "Is it further north than Paris?", "No,"),
+    ("London", "Is it a member of NATO?", "I am not sure"), ("Osaka", "Is it Oslo?", "No, it is not that city"),
+    ("Seoul", "Is it near Japan?", "I am not sure"), ("Seoul", "Is it in Japan?", "No, it is in another country"),
+    ("Sydney", "Did it host the Summer Olympics?", "Yes,"), ("Tehran", "Did it host the Summer Olympics?", "No,"),
+    ("Tokyo", "Is it in an island nation?", "Yes,"), ("London", "Is the country an island?", "No,"),
+    ("Tokyo", "Is the country landlocked?", "I am not sure"), ("London", "Is it a democracy?", "The country is"),
+    ("Moscow", "Is it in the European Union?", "I am not sure"), ("Mumbai", "Is it near the sea?", "Yes,"),
+    ("Kinshasa", "Is it the largest city in the world?", "I am not sure"),
+    ("Mexico City", "Do they speak a Romance language?", "Yes,"), ("Paris", "Hello.\nIs it Paris?", "Nice to meet you"),
+    ("Moscow", "Was it the seat of a dynasty or a sultan?", "Not that"),
+    ("Moscow", "Is it known for its bars?", "Not that"),
+]
+
+
+@pytest.mark.parametrize(("name", "question", "said"), SAID)
+def test_answers_are_true(name, question, said):
+    assert ask(name, question).startswith(said)
+
+
+@pytest.mark.parametrize(("topic", "question", "values"), [
+    ("region", "Is it in East Asia?", {"East Asia"}), ("region", "Is it in the Middle East?", {"Middle East", "edge"}),
+    ("continent", "Is it in Asia?", {"Asia", "both"}), ("continent", "Is it in Europe?", {"Europe", "both"}),
+    ("continent", "Is it in South America?", {"South America"}), ("continent", "Is it in Africa?", {"Africa"}),
+])
+def test_bank_agrees_with_the_tables(topic, question, values):
+    for city in cities():
+        assert ask(city.name, question).startswith("Yes,") == (city.values[topic] in values), city.name
+
+
 def test_bank_is_understood():
     """Every question of the data's players is about the topic that it stands under."""
     for name, topic in topics().items():
@@ -618,7 +653,7 @@ def test_data_replays(trajectories):
 def test_data_is_pinned(trajectories):
     lines = "\n".join(json.dumps(asdict(trajectory)) for trajectory in trajectories[:100])
     assert hashlib.sha256(lines.encode()).hexdigest() == (
-        "47639b951e682d4667efeae5b1c580cbd00dc58bcebb4b90c98f2d438a76a8ec")
+        "c0ae85d1a683978e6c8efa5c38f6f94ef8fe9e015114ec069c0a7e667e455ce9")
     assert trajectories[:50] == list(make("guess_city").generate(50, 0))
     assert trajectories[:50] != list(make("guess_city").generate(50, 1))
 
