@@ -83,7 +83,7 @@ class TwentyQuestions(Env):
     max_turns = MAX_QUESTIONS
     num_trajectories = 10_000
     num_test_episodes = 4 * len(OBJECTS)
-    worst, data, best = -20.0, -17.29, -1097 / 158  # data: of the default dataset
+    worst, data, best = -20.0, -17.3, -1097 / 158  # data: of the default dataset
     paper = {"worst": -20, "data": -17.3, "best": -12.6, "num_trajectories": 100_000, "success": 0.31,
              "return": "-17.3", "length": ""}
 

@@ -120,6 +120,20 @@ def test_every_question_of_the_bank_is_answered_by_the_table():
         assert env.step(thing.questions[0] + "\n")[0] == (YES if thing.mask >> NUMBERS["dog"] & 1 else NO)
 
 
+# Questions that are false of some object that the property is for, or true of another: they are no wordings of it.
+FALSE_WORDINGS = """\
+Could it kill a person? Does it float on water? Is it worn outdoors in winter? Does it keep you warm outdoors? Can
+it fly through the air? Do people throw away its peel? Does it cover the ankle? Does it have to be sharpened? Do you
+sit on it? Does it tell the time? Is it used to play games? Do athletes use it? Could you lift it with one hand? Is
+it a garden tool? Could it hold a quart of water? Is it used to put food in your mouth? Does it have a handle? Is it
+round?"""
+
+
+def test_no_wording_is_false_of_an_object():
+    wordings = {f"{question}?" for question in split(" ".join(FALSE_WORDINGS.split("\n")), "?")}
+    assert len(wordings) == 18 and not wordings & set(BANK)
+
+
 # --- WordNet ---
 
 
@@ -515,7 +529,7 @@ def test_data_replays(trajectories):
 def test_data_is_pinned(trajectories):
     lines = "\n".join(json.dumps(asdict(one)) for one in trajectories[:100])
     assert hashlib.sha256(lines.encode()).hexdigest() == (
-        "5bb1a957f21289808317be95ec05ed6b628da6b79c3dae18055d43f2ca7cc9fa")
+        "332de02195cd0b3e4ea48214ee32bbd7cde00ac7985db83f765e11e1884e7165")
     assert trajectories[:20] == list(make("twenty_questions").generate(20, 0)) != list(
         make("twenty_questions").generate(20, 1))
 
