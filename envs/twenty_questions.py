@@ -8,7 +8,7 @@ and for the only object that the question names (`Is it a cat or a dog?` is answ
 The oracle needs no model: a table of properties (twenty_questions_properties.txt) and a matcher, which reads a question
 as a property, a category, a guess or a combination (`a fruit or a vegetable`, `an animal that is not a pet`). What it
 cannot read is answered `No.` and is not valid; so is a question without its newline or with a `…` at its end: it was
-cut off, and what is missing may have denied it.
+cut off, and what is missing may have denied it. Only the first line of an action counts.
 `Is it not alive?` and `It isn't alive?` ask for the opposite; `Isn't it alive?` and tags (`…, isn't it?`) ask, as in
 English use, whether it is.
 
@@ -36,11 +36,13 @@ from typing import Any
 from envs import Env, Player, Step, Trajectory, main
 from envs.twenty_questions_matcher import (
     FILES,
-    MAX_LENGTH,
     Property,
+    Reading,
+    as_heard,
     load_objects,
     load_properties,
     read_question,
+    was_cut_off,
 )
 
 FIRST_OBS, YES, NO = "Questions:\n", "Yes.\n", "No.\n"
@@ -122,7 +124,9 @@ class TwentyQuestions(Env):
         for env, answer in zip(asked, answers, strict=True):
             said = read_answer(answer)
             env.texts.append(YES if said else NO)
-            env.understood = said is not None
+            reading, env.understood = read_question(env.texts[-2]), said is not None
+            if said is not None:
+                env.narrow(reading, said)
         return [env.report() for env in envs]
 
     def ask(self, action: str) -> bool:
@@ -130,16 +134,21 @@ class TwentyQuestions(Env):
         if self.over:
             raise RuntimeError("the game is over: call reset")
         self.turns += 1
+        action = as_heard(action)
         reading = read_question(action)
         self.success, self.understood = reading.guess == self.object, reading.understood
-        if self.simulator and reading.guess < 0 and action.endswith("\n") and len(action) <= MAX_LENGTH:
+        if self.simulator and reading.guess < 0 and not was_cut_off(action):
             self.texts.append(" ".join(action.split()) + "\n")
             return True
         answer = bool(reading.mask >> self.object & 1)
-        if reading.understood:
-            self.possible &= reading.mask if answer else ~reading.mask
+        self.narrow(reading, answer)
         self.texts += [action, YES if answer else NO]
         return False
+
+    def narrow(self, reading: Reading, answer: bool) -> None:
+        """Leave the objects that fit the answer; all stay if none would: a model may contradict it."""
+        if reading.understood:
+            self.possible = self.possible & (reading.mask if answer else ~reading.mask) or self.possible
 
     def request(self):
         """What the model is asked."""

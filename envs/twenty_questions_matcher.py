@@ -146,7 +146,7 @@ def normalise(text: str) -> list[str]:
     text = unicodedata.normalize("NFKD", text).casefold().replace("’", "'").replace("‘", "'")
     text = "".join([c for c in text if not unicodedata.combining(c)])
     words: list[str] = []
-    for word in re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text):
+    for word in re.findall(r"[a-z0-9]+(?:'[a-z]+)?", LISTED.sub(" or", text)):
         word = WITHOUT_APOSTROPHE.get(word, word)
         if word.endswith("n't"):
             auxiliary = {"can't": "can", "won't": "will", "shan't": "shall"}.get(word, word[:-3])
@@ -162,9 +162,12 @@ def normalise(text: str) -> list[str]:
     return [word for word in words if word]
 
 
+# The commas of `a fruit, a vegetable or an animal`: a few words behind each, then a comma or an `or`.
+ITEM = r"(?! (?:is|are|does|do|can|could|would|it|yes|no|right|true|correct|not|but|and|or)\b)(?: [a-z0-9'-]+){1,4}?"
+LISTED = re.compile(rf",(?={ITEM}(?:,{ITEM})*,? or )")
 WITHOUT_APOSTROPHE = {f"{word}nt": f"{word}n't" for word in (
     "is", "are", "was", "were", "do", "does", "did", "ca", "could", "wo", "would", "should", "has", "have")}
-WITHOUT_APOSTROPHE |= {"cannot": "can't", "aint": "isn't", "ain't": "isn't", "its": "its", "wont": "won't"}
+WITHOUT_APOSTROPHE |= {"cannot": "can't", "aint": "isn't", "ain't": "isn't"}
 ENDINGS = {"s": "is", "re": "are", "m": "am", "ll": "will", "d": "would", "ve": "have"}
 SUBJECTS = {"it", "that", "this", "what", "there", "he", "she", "who", "i", "you", "we", "they", "thing", "object",
             "answer", "which", "something", "people"}
@@ -393,9 +396,20 @@ def matcher() -> Matcher:
     return Matcher()
 
 
+def as_heard(action: str) -> str:
+    """The first line of an action: what stands behind it would be another turn."""
+    line, newline, _ = action.partition("\n")
+    return line + newline
+
+
+def was_cut_off(text: str) -> bool:
+    """Whether a question is too long or was not finished, which a missing newline or a `…` at the end shows."""
+    return len(text) > MAX_LENGTH or not text.endswith("\n") or text.rstrip().endswith("…")
+
+
 @lru_cache(maxsize=65_536)
 def read_question(text: str) -> Reading:
-    """What the action `text` asks; not understood if it was cut off, which a missing newline or a `…` shows."""
-    if len(text) > MAX_LENGTH or not text.endswith("\n") or text.endswith("…\n"):
+    """What the action `text` asks; not understood if it was cut off."""
+    if was_cut_off(text):
         return NOT_UNDERSTOOD
     return matcher().read(text)

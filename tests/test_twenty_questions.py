@@ -291,6 +291,33 @@ def test_cut_off_questions_are_not_heard(question):
     assert game("dog").step(question)[:2] == (NO, -1.0) and not read_question(question).understood
 
 
+@pytest.mark.parametrize(("question", "yes", "no"), [
+    ("Can it swim?", "dog bear", "ocean lake"), ("Can you swim in it?", "ocean lake", "dog"),
+    ("Does it have teeth?", "dog saw", "toothbrush toothpaste"),
+    ("Do people eat its meat?", "cow sheep", "lion cat"), ("Does it eat meat?", "lion cat", "cow"),
+    ("Does it have moving parts?", "scissors watch drill blender", "dog apple"), ("Can it move?", "dog car", "watch"),
+    ("Is it fast?", "airplane horse", "cow sheep"), ("Does it bounce?", "basketball volleyball", "dog"),
+    ("Is it a gas?", "", "car train"), ("Does it run on gas?", "car", "dog"),
+    ("Is it cold?", "refrigerator", "jacket scarf"), ("Does it keep you warm?", "jacket scarf", "fork"),
+    ("Can I buy it in a store?", "fork refrigerator", "ocean lion"), ("Can you walk on it?", "mountain", "dog"),
+    ("Is it a fruit, a vegetable or an animal?", "apple carrot dog", "car"),
+    ("Is it a toy, a tool, or a vehicle?", "doll hammer car", "dog"),
+    ("Is it red, yellow or blue?", "tomato banana ocean", "dog"),
+    ("Well, is it a fruit or a vegetable?", "apple carrot", "dog"), ("Is it an animal, yes or no?", "dog", "car"),
+])
+def test_what_is_meant(question, yes, no):
+    assert read_question(question + "\n").understood
+    assert all(answer(question, thing) for thing in yes.split())
+    assert not any(answer(question, thing) for thing in no.split())
+
+
+def test_only_the_first_line_counts():
+    env = game("dog")
+    assert env.step("Is it an animal?\nIs it a dog?\n")[:3] == (YES, -1.0, False)
+    assert env.texts == ["Is it an animal?\n", YES]
+    assert env.step("Is it a dog?\nIs it a cat?\n")[:3] == (YES, 0.0, True)
+
+
 def test_words():
     assert [singular(word) for word in ("boxes", "batteries", "knives", "glass", "bus", "buses", "peas", "canvas",
                                         "potatoes", "dresses", "his")] == [
@@ -444,7 +471,7 @@ def test_any_text_is_answered(actions, seed):
         obs, reward, terminated, truncated, info = env.step(action)
         assert obs in (YES, NO) and not truncated and terminated == (info["success"] or turn == 20)
         assert reward == (0.0 if info["success"] else -1.0) and info["valid"] == info["understood"]
-        assert not info["success"] or (obs == YES and OBJECTS[env.object] and action.endswith("\n"))
+        assert not info["success"] or (obs == YES and OBJECTS[env.object] and "\n" in action)
         if terminated:
             break
 
@@ -647,6 +674,21 @@ def test_model_cannot_be_tricked_into_a_win(parrot):
         assert (reward, terminated, info["success"]) == (-1.0, False, False)
     assert not any("dog?" in call[0].texts[-1] for call in parrot.calls if "or" not in call[0].texts[-1])
     assert env.step("Is it a pair of scissors?\n")[:3] == (YES, 0.0, True)
+
+
+@pytest.mark.parametrize("question", ["Is it not a mamm…\n", "Is it not a mamm… \n", "Is it alive?", "x" * 301 + "\n"])
+def test_model_is_not_asked_what_was_cut_off(parrot, question):
+    env = game("dog", **MODEL)
+    assert env.step(question)[4] == {"success": False, "valid": False, "understood": False} and not parrot.calls
+
+
+def test_answers_of_a_model_narrow_what_is_possible(parrot):
+    env = game("dog", **MODEL)
+    parrot.says = iter(["Yes", "no", "I cannot say.", "No"])
+    for question, left in (("Is it an animal?", mask("animal")), ("Is it a pet?", mask("animal") & ~mask("pet")),
+                           ("Is it wild?", None), ("Is it an animal?", None)):  # the last one would leave nothing
+        env.step(question + "\n")
+        assert env.possible == (left or mask("animal") & ~mask("pet"))
 
 
 def test_model_is_asked_for_all_games_at_once(parrot):
