@@ -2,8 +2,9 @@
 
 A turn is one line of the seller, answered by one line of the buyer. Hidden from the seller are the buyer's persona
 (`discount` buys only 10 % below the list price, `picky` only if every wish is met, `impatient` hates long talk), brand,
-type, one to four features, and budget. The dealer has every car. The list price is the first asking price. One counts
-from $1,000 to $150,000: any other is taken for a joke, so that no car is given away. The buyer sees
+type, one to four features, and budget. The dealer has every car. The list price is the first asking price, or what the
+line with it names as one ("normally $40,000"), at least the price that line asks. A price counts from $1,000 to
+$150,000: any other is taken for a joke, so that no car is given away. The buyer sees
 
     utility = worth - price        worth = budget x (1 - 0.2 per wrong brand or type - 0.1 per missing feature
                                                        - 0.02 per feature not asked for), see `worth`
@@ -21,7 +22,8 @@ Reward, on the last turn: the price in $1,000, 0 without a sale. Options, all of
                                not to sell at a list price above the budget pays too; 0 where no price was named
     side buyer                 the agent is the buyer of the same dialogues, and a seller of the data's is played: the
                                first observation is the profile in a line and the seller's first line; reward: the
-                               utility in $1,000 of the deal
+                               utility in $1,000 of the deal. Bluffing is part of the game: the sellers believe
+                               any limit that they are told, and the best known player names a low one
     buyer hf:NAME_OR_PATH, buyer http://.../v1 (simulator_model NAME, device NAME)
                                a language model is the buyer, as one trained with `side buyer`. It has accepted where
                                ACCEPT finds it in its line, and left with REJECT; to accept no price, or one above the
@@ -59,6 +61,7 @@ from envs.car_dealer_words import (
     TYPES,
     WORDS_FILE,
     Line,
+    as_dollars,
     enumerate_names,
     money,
     say,
@@ -77,7 +80,7 @@ LONG = 30  # words; longer lines cost an impatient buyer's patience
 
 # (worst, data, best) by reward; data: of the default dataset
 CONSTANTS = {"revenue": (0.0, 16.44, 50.0), "fraction": (-89.0, 0.314, 0.9824524554691241)}
-BUYER_CONSTANTS = -90.0, 9.81, 14.39  # best: of the best known player
+BUYER_CONSTANTS = -90.0, 9.81, 37.84  # best: of the best known player, who bluffs
 PROFILE = re.compile(r"You are a buyer [^\n]*\n[^\n]+\n\Z")
 RULES = """You talk to the seller in a car dealer's shop. Answer his last line with one short line, in character.
 Do not tell everything at once. To buy at the price that he offered last, say "I accept"; never above your budget.
@@ -144,9 +147,12 @@ def hear(offer: Offer, line: Line) -> Offer:
     asked = round(asked or (0 if offer.price else listed))
     joke = "low" if zero or asked and asked < MIN_PRICE else "high" if asked > MAX_PRICE else ""
     price = offer.price if joke else asked or offer.price
-    listed = next((amount for amount in (offer.list_price, listed, first) if MIN_PRICE <= amount <= MAX_PRICE), price)
-    return Offer(brand, types, features - line.denied, listed if price else 0, price, min(price, offer.lowest or price),
-                 joke)
+    listed = next((round(amount) for amount in (listed, first) if MIN_PRICE <= amount <= MAX_PRICE), price)
+    listed = offer.list_price or max(listed, price)
+    counting = [round(amount) for role, amount in line.prices if role == "ask" and MIN_PRICE <= amount <= MAX_PRICE]
+    heard = [] if joke else counting  # not the last price alone: a line cannot raise its own
+    return Offer(brand, types, features - line.denied, listed if price else 0, price,
+                 min([price, offer.lowest or price, *heard]), joke)
 
 
 def is_full(offer: Offer) -> bool:
@@ -220,8 +226,10 @@ class CarDealer(Env):
             raise ValueError("side buyer: the agent is the buyer; it goes with neither of the options buyer and reward")
         self.reward, self.selling, self.simulator = reward, side == "seller", None
         if buyer != "scripted":
-            from envs.simulators import make_simulator  # imports torch
+            from envs.simulators import make_simulator  # here alone: the scripted buyer needs no model
             self.simulator = make_simulator(buyer, simulator_model, device)
+        elif simulator_model or device:
+            raise ValueError("simulator_model and device are for a buyer that is a model")
         self.worst, self.data, self.best = (BUYER_CONSTANTS if not self.selling else CONSTANTS[reward])
         self.over, self.turns = True, 0
 
@@ -242,7 +250,7 @@ class CarDealer(Env):
                       "budget": money(budget), "low": money(limits[0]), "high": money(limits[1])}
         self.offer, self.line, self.before = Offer(), Line(), Offer()
         self.patience, self.asked, self.again, self.lines = PATIENCE[persona], set(), set(), []
-        self.over, self.turns, self.valid, self.plan = False, 0, True, None
+        self.over, self.sold, self.turns, self.valid, self.plan = False, False, 0, True, None
         info = {"success": False, "valid": True}
         if self.selling:
             return FIRST_OBS, info
@@ -305,7 +313,7 @@ class CarDealer(Env):
 
     def report(self) -> Step:
         """What `step` returns, behind the buyer's line."""
-        success = self.outcome == "sale" and 0 < self.offer.price <= self.buyer.budget
+        self.sold = success = self.outcome == "sale" and 0 < self.offer.price <= self.buyer.budget
         self.over = bool(self.outcome) or self.turns >= MAX_TURNS
         info = {"success": success, "valid": self.valid}
         obs = self.lines[-1] if self.selling else LAST_OBS if self.over else self.next_line()
@@ -378,7 +386,7 @@ class CarDealer(Env):
 
     def players(self) -> dict[str, Player]:
         if not self.selling:
-            return {"data": lambda env, rng: env.reply(), "best": haggler}
+            return {"data": lambda env, rng: env.reply(), "best": bluffer}
         return {"random": random_player, **{kind: player_of(kind) for kind in SELLERS}, "data": data_player,
                 "good": good_player, "best": best_player}
 
@@ -437,7 +445,7 @@ class CarDealer(Env):
     def best_return(self) -> float:
         """Exact: the mean over personas and budgets of the best deal; for the buyer's side, of 600 games of `best`."""
         if not self.selling:
-            return sum(play(self, haggler, SEEDS["eval"] + seed).episodic_return for seed in range(600)) / 600
+            return sum(play(self, bluffer, SEEDS["eval"] + seed).episodic_return for seed in range(600)) / 600
         total = 0.0
         for persona, budget in product(PERSONAS, BUDGETS):
             buyer = Buyer(persona, BRANDS[0], TYPES[0], (FEATURES[0],), budget, (0, 0))
@@ -461,8 +469,7 @@ class CarDealer(Env):
         shown = "".join(f"{row}\n" for row in profile) + (f"\033[96m{line}\033[0m\n" if text != LAST_OBS else "")
         if not self.over:
             return shown
-        sold = self.outcome == "sale" and self.offer.price <= self.buyer.budget
-        result = f"Sold for {money(self.offer.price)}." if sold else "No sale."
+        result = f"Sold for {money(self.offer.price)}." if self.sold else "No sale."
         return f"{shown}{result} The customer's card: {self.profile}"
 
 
@@ -473,19 +480,18 @@ def as_heard(action: str) -> tuple[str, bool]:
     return text + "\n", bool(newline) and not first.endswith("…") and any(map(str.isalnum, text))
 
 
-def as_dollars(value: Any) -> float:
-    """A number, or a price in a text; raises ValueError."""
-    if isinstance(value, str):
-        found = understand(value).amounts
-        value = found[0] if found else float(value)
-    return float(value)
-
-
-def haggler(env: CarDealer, rng: random.Random) -> str:
-    """The scripted buyer, but asks for less as long as the price still falls."""
-    if accepts(env.buyer, env.offer) and env.offer.price > 0.5 * env.buyer.budget and env.turns < 12:
-        return env.say("bargain") + "\n"
-    return env.reply()
+def bluffer(env: CarDealer, rng: random.Random) -> str:
+    """Repeats his wishes, a limit far below his budget, and that it is too much, until the deal is good enough."""
+    buyer, offer, last = env.buyer, env.offer, env.turns == MAX_TURNS
+    enough = 0 if last else buyer.budget * (0.95 - 0.45 * (env.turns / MAX_TURNS) ** 2)
+    if is_full(offer) and offer.price <= buyer.budget and utility(buyer, offer) >= enough:
+        return env.say("accept", price=money(offer.price)) + "\n"
+    if last:
+        return env.say("late") + "\n"
+    # Nobody goes below MIN_PRICE: for a discount the first price has to be above it.
+    slots = env.slots | {"low": money(MIN_PRICE * (3 if buyer.persona == "discount" else 1))}
+    keys = "needs impatient", "over", "budget impatient"
+    return " ".join(say(env.rng, "buyer", key, **slots) for key in keys) + "\n"
 
 
 ENV = CarDealer

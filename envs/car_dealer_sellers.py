@@ -117,15 +117,14 @@ def sell(env: Any, rng: random.Random, seller: Seller) -> str:
 
 
 def player_of(*kinds: str) -> Player:
-    """The player of a kind of seller, or of one that is drawn in its first turn."""
+    """The player of a kind of seller, or of one that is drawn in its first turn, also of a game that it takes over."""
     def player(env: Any, rng: random.Random) -> str:
-        if env.turns == 0:
+        if env.turns == 0 or env.plan is None:
             env.plan = SELLERS[rng.choices(kinds, [SELLER_WEIGHTS[[*SELLERS].index(kind)] for kind in kinds])[0]]
         return sell(env, rng, env.plan) + "\n"
     return player
 
 
-pushy_player, generous_player, consultative_player = map(player_of, SELLERS)
 data_player = player_of(*SELLERS)
 
 

@@ -65,6 +65,11 @@ AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
     r"(?: ?(%|percent\b|per cent\b|dollars?\b|bucks\b|usd\b|\$))?", re.ASCII)
 SCALE = {"k": 1000, "grand": 1000, "thousand": 1000, "million": 10**6, "mil": 10**6, "m": 10**6, "hundred": 100}
 SPACED = re.compile(r"\b\d{1,3} \d{3}(?= ?(?:dollars|bucks|usd|\$))|(?<=\$)\d{1,3} \d{3}\b", re.ASCII)  # 20 000
+FREE = re.compile(  # the car, not what comes with it
+    r"\b(?:(?:it|yours|this|(?:this|that) one|car|vehicle|" + "|".join(
+        pattern for kind in ("brand", "type") for _, pattern in WORDS[kind].values())
+    + r")(?: is)?(?: yours| away| to you)? (?:for free|free of charge|as a gift)"
+    r"|(?:it|car|this one) is free|it's free)\b")
 RANGE = re.compile(r" ?(?:to|and|or|-) ?")
 
 # --- Understanding ---
@@ -101,10 +106,10 @@ def digits(match: re.Match) -> str:
 
 def amounts_in(sentence: str) -> tuple[list[tuple[str, float]], list[int]]:
     """(prices, amounts) of a sentence in lower case, as in `Line`."""
-    text = SPACED.sub(lambda match: match[0].replace(" ", ""), CONTEXT["no amount"].sub("#", sentence))
+    text = CONTEXT["no amount"].sub("#", FREE.sub("it for $0", sentence))
+    text = SPACED.sub(lambda match: match[0].replace(" ", ""), text)
     text = re.sub(r"(\d) and a half (?:1000|grand|k)\b", r"\1.5k", IN_WORDS.sub(digits, text))
     text = re.sub(r"\bhalf (?:off|the price|price)\b", "50% off", text)
-    text = re.sub(r"\b(?:for free|free of charge|(?:it|car) is free|it's free|as a gift)\b", "for $0", text)
     prices, amounts, end = [], [], 0
     for match in AMOUNT.finditer(text):
         sign, money, number, scale, unit = match.groups()
@@ -153,6 +158,8 @@ def understand_sentence(sentence: str) -> Line:
         intents -= {"?needs"}  # a question for one thing only
     elif "?needs" in intents:
         intents -= {"?type"}
+    if CONTEXT["own car"].search(sentence):
+        intents -= {"?needs", "?brand", "?type"}  # small talk
     prices, amounts = amounts_in(sentence)
     if "?budget" in intents and prices:
         if CONTEXT["fits"].search(sentence):
@@ -166,6 +173,9 @@ def understand_sentence(sentence: str) -> Line:
         names = {name, "heated seats"} if name == "leather seats" and "heated" in match[0] else {name}
         names |= {"leather seats"} if name == "heated seats" and "leather" in match[0] else set()
         (denied if CONTEXT["denied"].search(sentence, 0, match.start()) else offered).update(names)
+    for kind, names in (("?brand", BRANDS), ("?type", TYPES), ("?features", FEATURES)):
+        if probing and " or " in sentence and len(offered & {*names}) > 1:
+            intents = intents - {"?needs"} | {kind}  # no question of yes or no
     return Line(num_words, tuple(prices), tuple(amounts), frozenset() if probing else frozenset(offered),
                 frozenset(denied), frozenset(offered) if probing else frozenset(), frozenset(intents))
 
@@ -192,6 +202,14 @@ def verdict(text: str) -> str:
         if ACCEPT.search(sentence) and not UNLESS.search(sentence):
             return "sale"
     return ""
+
+
+def as_dollars(value: float | str) -> float:
+    """A number, or a price in a text; raises ValueError."""
+    if isinstance(value, str):
+        found = understand(value).amounts
+        value = found[0] if found else float(value)
+    return float(value)
 
 
 # --- Saying ---

@@ -109,6 +109,43 @@ def test_list_price(line, list_price, price):
     assert hear(offer, understand("The list price is $50,000.")).list_price == list_price
 
 
+@pytest.mark.parametrize(("line", "list_price", "lowest"), [
+    ("The list price is $1,000, for you it is $50,000.", 50_000, 50_000),
+    ("$50,000, and the list price is $20,000.", 50_000, 50_000),
+    ("It costs $1,000. It costs $50,000.", 50_000, 1000),
+    ("It costs $40,000. It costs $50,000.", 50_000, 40_000),
+    ("It was $149,000, now it is $50,000.", 149_000, 50_000),  # a named list price counts: see the docstring
+    ("$500. Well, $50,000.", 50_000, 50_000),  # what does not count is not the lowest
+    ("The list price is $55,555.50, now $50,000.", 55_556, 50_000),
+])
+def test_list_price_and_lowest_of_a_line(line, list_price, lowest):
+    offer = hear(Offer(), understand(line))
+    assert offer == Offer(list_price=list_price, price=50_000, lowest=lowest)
+
+
+@pytest.mark.parametrize("line", [
+    "$45,000 plus tax", "$45,000 plus taxes", "forty-five thousand dollars plus tax", "$45,000 before tax.",
+    "$45,000 including tax", "$45,000 with insurance", "$45,000 and $900 sales tax",
+    "$45,000 and I throw in floor mats for free.", "$45,000, and I throw it in for free.",
+    "$45,000, the service is free of charge", "Can you go up to $45,000?", "Would you be willing to go up to $45,000?",
+    "Could you stretch to $45,000?",
+])
+def test_everyday_prices(line):
+    assert hear(Offer(), understand(line))[3:] == (45_000, 45_000, 45_000, "")
+
+
+@pytest.mark.parametrize(("line", "joke"), [
+    *[(line, "low") for line in ("You get it for free.", "The car is yours for free!", "Take this one for free.",
+                                 "It's free.", "I give you the Honda as a gift.", "Have the truck free of charge.",
+                                 "Get the SUV for free!")],
+    *[(line, "") for line in ("I can throw in heated seats for free.", "Floor mats for free!", "Delivery for free",
+                              "You get leather seats as a gift.", "Our prices go up to $50,000.")],
+])
+def test_who_gives_the_car_away(line, joke):
+    offer = hear(Offer(), understand(line))
+    assert (offer.price, offer.joke) == (0, joke)
+
+
 def test_discounts_in_a_row():
     offer = hear(Offer(), understand("$40,000"))
     for line, price in (("10% off!", 36_000), ("10% off, as I said.", 36_000), ("Another $1,000 off.", 35_000),
@@ -460,6 +497,16 @@ def test_answers_are_true(persona):
                           ("Would you like a BMW?", False),
                           ("Do you need leather seats?", False)):
             assert says(env, line)[0].startswith("Yes") == yes, line
+        for line, name in (("Do you want a BMW or an Audi?", "Toyota"), ("Do you want a BMW or a Toyota?", "Toyota"),
+                           ("Do you prefer a truck or an SUV?", "SUV")):
+            obs = says(env, line)[0]
+            assert understand(obs).offered == {name} and not re.search("Yes|No", obs), obs
+        for line in ("What car do you drive now?", "What kind of car do you drive?", "What is your current car?"):
+            assert not understand(says(env, line)[0]).offered, line
+        before = env.offer
+        for line, answer in (("Is it an SUV you want?", "Yes"), ("Is it an electric car you want?", "No"),
+                             ("Is it leather seats that you need?", "No")):
+            assert says(env, line)[0].startswith(answer) and env.offer == before, line
         assert says(env, "Are you in a hurry?")[0].startswith("Yes") == (persona == "impatient")
         assert re.match("Yes|Of course", says(env, "Do you want a discount?")[0]) is None or persona == "discount"
 
@@ -649,6 +696,31 @@ def test_reference_returns():
     assert CONSTANTS["revenue"][::2] == (0, 50)
 
 
+@given(st.lists(st.lists(st.tuples(st.sampled_from([
+    "It costs {}.", "The list price is {}.", "It was {}.", "For you it is {}.", "I take {} off.", "10% off!"]),
+    st.sampled_from([500, 1000, 20_000, 45_000, 50_000, 50_100, 60_000, 149_000, 10**6])), min_size=1, max_size=3),
+    min_size=1, max_size=4), st.sampled_from(PERSONAS))
+@settings(max_examples=500, deadline=None)
+def test_no_list_price_pays_more_than_the_best(turns, persona):
+    """A sale pays 1 at most, and 18/19 where it takes a discount: the share that the best return is made of."""
+    env = game(persona, 50_000, reward="fraction")
+    says(env, "I have a Toyota SUV with heated seats and a sunroof.")
+    for parts in turns:
+        _, reward, terminated, _, info = says(env, " ".join(form.format(money(price)) for form, price in parts))
+        if info["success"]:
+            assert reward <= (18 / 19 if persona == "discount" else 1) + 1e-9
+            assert env.offer.price <= min(env.offer.lowest, env.offer.list_price)
+        if terminated:
+            return
+
+
+def test_data_player_takes_over_a_game():
+    env = game("picky")
+    says(env, "Hello.")
+    action = env.players()["data"](env, random.Random(0))
+    assert action.endswith("\n") and env.plan is not None and env.players()["data"](env, random.Random(1))
+
+
 def test_players():
     env = make("car_dealer")
     means = {name: statistics.mean(play(env, player, seed).episodic_return for seed in range(450))
@@ -691,7 +763,9 @@ def test_fraction():
 def test_bad_options():
     for options, what in (({"reward": "money"}, "reward money"), ({"side": "both"}, "side both"),
                           ({"side": "buyer", "reward": "fraction"}, "side buyer"), ({"dealer": "me"}, "'dealer'"),
-                          ({"side": "buyer", "buyer": "hf:x"}, "side buyer")):
+                          ({"side": "buyer", "buyer": "hf:x"}, "side buyer"),
+                          ({"simulator_model": "m"}, "a buyer that is a model"),
+                          ({"device": "cpu"}, "a buyer that is a model")):
         with pytest.raises(ValueError, match=what):
             make("car_dealer", **options)
 
@@ -725,6 +799,31 @@ def test_the_agent_as_buyer():
     assert statistics.mean(t.episodic_return for t in env.generate(5000, 0)) == pytest.approx(env.data, abs=0.01)
     with pytest.raises(RuntimeError):
         env.step("Hello.\n")
+
+
+def liar(env, rng):
+    """Names $1,000 as his budget, and accepts at $2,000 or less."""
+    if env.offer.price and env.offer.price <= 2000 and utility(env.buyer, env.offer) > 0:
+        return "I accept.\n"
+    wishes = "I want {type}, {brand}, with {features}.".format(**env.slots)
+    return f"My budget is $1,000, that is too much. {wishes}\n"
+
+
+def test_nobody_beats_the_best_known_player():
+    env = make("car_dealer", side="buyer")
+    means = {player: statistics.mean(play(env, player, seed).episodic_return for seed in range(150))
+             for player in (liar, *env.players().values())}
+    assert max(means.values()) == means[env.players()["best"]] > means[liar] + 5
+
+
+def test_no_sale_without_a_price():
+    env = make("car_dealer", side="buyer")
+    for seed in range(20):
+        env.reset(seed)
+        price = env.offer.price
+        obs, reward, _, _, info = env.step("I accept.\n")
+        assert ("Sold for" in env.render(obs)) == info["success"] == (0 < price <= env.buyer.budget)
+        assert info["success"] or "No sale." in env.render(obs) and reward == 0
 
 
 def test_buyer_accepts_what_he_likes_within_the_budget():
