@@ -220,8 +220,7 @@ class Episode:
     def add(self, ids: list[int], kind: int) -> None:
         self.segments[-1].ids += ids
         self.segments[-1].kind += [kind] * len(ids)
-        if kind == ACTION:
-            self.parts[-1] += ids
+        self.parts[-1] += ids if kind == ACTION else []
 
     def end_action(self, suffix: list[int]) -> None:
         """Close an action; `suffix`: the newline, not the agent's, behind one cut off."""
@@ -360,8 +359,7 @@ def collate(episodes: list[Episode], device: str) -> tuple[Tensor, ...]:
     tokens, kind, rewards = tokens[acts], kind[acts], np.zeros(len(acts), dtype=np.float32)
     rewards[kind != ACTION] = [reward for episode in episodes for reward in episode.trajectory.rewards]
     ids, place = np.unique(ids, axis=0, return_inverse=True)  # equal segments pass through the model once
-    arrays = ids, place.reshape(-1)[row], t, acts, tokens, kind, rewards
-    return tuple(torch.from_numpy(x).to(device) for x in arrays)
+    return tuple(torch.from_numpy(x).to(device) for x in (ids, place.reshape(-1)[row], t, acts, tokens, kind, rewards))
 
 
 # --- Targets and loss ---

@@ -109,9 +109,9 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         token_pattern=PIECES, max_length=96, minibatch_size=16, num_iterations=4, expectile=0.8, cql_weight=0.1,
         tau=0.02, eval_every=2)),
     "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=1_000_000, minibatch_size=128,
-                   bc_learning_rate=2e-3, decay_from=4000, bc_iterations=15, num_iterations=18,
-                   steps_per_iteration=500, expectile=0.8, tau=0.02, beta=(2.0, 4.0, 8.0, 16.0, 32.0), eval_every=6,
-                   num_eval_episodes=1024, num_envs=1024),
+                   bc_learning_rate=2e-3, decay_from=4000, bc_iterations=15, num_iterations=18, steps_per_iteration=500,
+                   expectile=0.8, tau=0.02, beta=(2.0, 4.0, 8.0, 16.0, 32.0), eval_every=6, num_eval_episodes=1024,
+                   num_envs=1024),
     "chess": dict(token_pattern=BOARD, architecture="gpt2", num_layers=3, max_length=128, minibatch_size=4,
                   decay_from=1000, bc_learning_rate=2e-3, bc_iterations=15, num_iterations=5, gamma=0.9,
                   cql_weight=2.0, tau=0.02, bootstrap="target", beta=(1.0, 2.0), eval_every=5, num_eval_episodes=48),
@@ -119,9 +119,12 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         token_pattern=MEN, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16, decay_from=1000,
         bc_learning_rate=2e-3, bc_iterations=35, num_iterations=22, gamma=0.9, cql_weight=2.0, tau=0.02,
         bootstrap="target", beta=(1.0, 2.0, 4.0), eval_every=11, num_eval_episodes=256),
-    **dict.fromkeys(("twenty_questions", "guess_city"), dict(
-        token_pattern=LINES, num_iterations=6, num_trajectories=300_000, bc_iterations=15, bc_learning_rate=2e-3,
-        hidden_size=128, decay_from=1000, expectile=0.8, cql_weight=2.0, tau=0.02, beta=(1.0, 2.0, 4.0), eval_every=3)),
+    "twenty_questions": dict(token_pattern=LINES, hidden_size=128, num_trajectories=300_000, decay_from=1000,
+                             bc_learning_rate=2e-3, bc_iterations=15, num_iterations=6, expectile=0.8, cql_weight=2.0,
+                             tau=0.02, beta=(1.0, 2.0, 4.0), eval_every=3),
+    "guess_city": dict(token_pattern=LINES, hidden_size=128, num_trajectories=300_000, decay_from=1000,
+                       bc_learning_rate=2e-3, bc_iterations=15, num_iterations=6, expectile=0.8, cql_weight=0.1,
+                       tau=0.02, beta=(2.0, 4.0, 8.0), eval_every=3),
     "car_dealer": dict(token_pattern=GOODS, max_length=512, num_trajectories=50_000, decay_from=1000,
                        bc_learning_rate=2e-3, bc_iterations=10, num_iterations=10, expectile=0.8, cql_weight=10.0,
                        tau=0.02, beta=(2.0, 4.0, 8.0), eval_every=5),
@@ -258,8 +261,7 @@ class Episode:
     def add(self, ids: list[int], kind: int) -> None:
         self.segments[-1].ids += ids
         self.segments[-1].kind += [kind] * len(ids)
-        if kind == ACTION:
-            self.parts[-1] += ids
+        self.parts[-1] += ids if kind == ACTION else []
 
     def end_action(self, suffix: list[int]) -> None:
         """Close an action; `suffix`: the newline, not the agent's, behind one cut off."""
@@ -386,8 +388,7 @@ def collate(episodes: list[Episode], device: str) -> tuple[Tensor, ...]:
     tokens, kind, rewards = tokens[acts], kind[acts], np.zeros(len(acts), dtype=np.float32)
     rewards[kind != ACTION] = [reward for episode in episodes for reward in episode.trajectory.rewards]
     ids, place = np.unique(ids, axis=0, return_inverse=True)  # equal segments pass through the model once
-    arrays = ids, place.reshape(-1)[row], t, acts, tokens, kind, rewards
-    return tuple(torch.from_numpy(x).to(device) for x in arrays)
+    return tuple(torch.from_numpy(x).to(device) for x in (ids, place.reshape(-1)[row], t, acts, tokens, kind, rewards))
 
 
 # --- Targets and loss ---
@@ -444,8 +445,7 @@ def evaluate(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: 
 
 def q_policy(policy: nn.Module, critic: Critic, beta: float) -> tuple[list[nn.Module], Callable[..., Tensor]]:
     """The trunks and the logits for `rollout`: those of the BC policy + β · min(Q1, Q2)."""
-    return [policy.base_model, critic.trunk], lambda hidden, value_hidden: (
-        policy.lm_head(hidden) + beta * critic.min_q(value_hidden))
+    return [policy.base_model, critic.trunk], lambda h, value_h: policy.lm_head(h) + beta * critic.min_q(value_h)
 
 
 # --- Bookkeeping ---

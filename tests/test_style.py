@@ -25,7 +25,7 @@ LOCAL_PACKAGES = {"wandb"}  # only where they are needed: inside a function
 TASK_PACKAGES = {"tqdm", "tyro", "envs"}
 ONE_TASKS_PACKAGES = {"__init__.py": {"filelock"}, "chess.py": {"chess"},  # python-chess is GPL-3: nowhere else
                       "simulators.py": {"torch", "transformers"}}  # in functions: a server is asked without them
-TOO_LONG = {"bc_maze.py": 528, "ilql_wordle.py": 611}  # above the 500 lines of any other script: only to be shortened
+TOO_LONG = {"bc_maze.py": 526, "ilql_wordle.py": 611}  # above the 500 lines of any other script: only to be shortened
 PROPER_NAMES = ("Hugging Face", "Polyak")
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
