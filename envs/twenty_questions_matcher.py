@@ -147,7 +147,7 @@ def normalise(text: str) -> list[str]:
     text = "".join([c for c in text if not unicodedata.combining(c)])
     words: list[str] = []
     for word in re.findall(r"[a-z0-9]+(?:'[a-z]+)?", LISTED.sub(" or", text)):
-        word = WITHOUT_APOSTROPHE.get(word, word)
+        word = WITHOUT_APOSTROPHE.get(word, DIGITS.get(word, word))
         if word.endswith("n't"):
             auxiliary = {"can't": "can", "won't": "will", "shan't": "shall"}.get(word, word[:-3])
             words += [auxiliary, "n't"]
@@ -168,6 +168,7 @@ LISTED = re.compile(rf",(?={ITEM}(?:,{ITEM})*,? or )")
 WITHOUT_APOSTROPHE = {f"{word}nt": f"{word}n't" for word in (
     "is", "are", "was", "were", "do", "does", "did", "ca", "could", "wo", "would", "should", "has", "have")}
 WITHOUT_APOSTROPHE |= {"cannot": "can't", "aint": "isn't", "ain't": "isn't"}
+DIGITS = dict(zip(map(str, range(1, 11)), "one two three four five six seven eight nine ten".split(), strict=True))
 ENDINGS = {"s": "is", "re": "are", "m": "am", "ll": "will", "d": "would", "ve": "have"}
 SUBJECTS = {"it", "that", "this", "what", "there", "he", "she", "who", "i", "you", "we", "they", "thing", "object",
             "answer", "which", "something", "people"}

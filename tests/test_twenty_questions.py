@@ -302,7 +302,8 @@ def test_cut_off_questions_are_not_heard(question):
     ("Can I buy it in a store?", "fork refrigerator", "ocean lion"), ("Can you walk on it?", "mountain", "dog"),
     ("Is it a fruit, a vegetable or an animal?", "apple carrot dog", "car"),
     ("Is it a toy, a tool, or a vehicle?", "doll hammer car", "dog"),
-    ("Is it red, yellow or blue?", "tomato banana ocean", "dog"),
+    ("Is it red, yellow or blue?", "tomato banana ocean", "dog"), ("Does it have 4 legs?", "dog table", "apple"),
+    ("Can it carry more than 10 people?", "bus train", "motorcycle"),
     ("Well, is it a fruit or a vegetable?", "apple carrot", "dog"), ("Is it an animal, yes or no?", "dog", "car"),
 ])
 def test_what_is_meant(question, yes, no):
