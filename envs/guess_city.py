@@ -2,8 +2,8 @@
 
 A turn is a line, `What is the climate like?\\n`, answered by a sentence, `The climate is that of a desert.\\n`. -1 per
 turn, 0 for the one that names the city: as whole words, in any spelling and under any of its names, and no other city
-of the list beside it. Twenty turns. Of an action the first 400 characters are read; one without a newline at its end is
-not understood, and names nothing.
+of the list beside it. Twenty turns. Of an action the first line is read, and of that 400 characters; one without a
+newline is not understood, and names nothing.
 
 The default oracle, in `envs/guess_city_oracle.py`, knows what is in the tables beside it and understands free text:
 open and yes-or-no questions, countries, other cities and comparisons with them. It never says the name of the city or
