@@ -234,7 +234,11 @@ def statistics(env: Env, trajectories: list[Trajectory], num_invalid: int) -> di
 def play(env: Env, player: Player, seed: int) -> Trajectory:
     """One whole game of `player`, whose own randomness is drawn from `seed` as well."""
     rng = random.Random(f"player {seed}")  # not `seed` itself: the player would draw what the game draws
-    obs, info = env.reset(seed)
+    return finish(env, player, rng, env.reset(seed)[0])
+
+
+def finish(env: Env, player: Player, rng: random.Random, obs: str) -> Trajectory:
+    """The game that has begun with `obs`, played to its end."""
     texts, rewards, terminated, truncated = [obs], [], False, False
     while not (terminated or truncated):
         action = player(env, rng)

@@ -27,7 +27,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from envs import Env, Player, Step, Trajectory, guess_city_oracle, main
+from envs import Env, Player, Step, Trajectory, finish, guess_city_oracle, main
 from envs.guess_city_oracle import FILES, City, answers, cities, guard, topics, understand
 
 FIRST_OBS = "Questions:\n"
@@ -131,14 +131,7 @@ class GuessCity(Env):
         env.simulator = None
         for index in range(start, num_trajectories):
             rng = random.Random(f"guess_city {seed} {index}")
-            obs, _ = env.start(rng.choice(cities()), rng)
-            texts, rewards = [obs], []
-            while not env.over:
-                action = data_player(env, rng)
-                obs, reward, _, _, _ = env.step(action)
-                texts += [action, obs]
-                rewards.append(reward)
-            yield Trajectory(texts, rewards, True, env.success)
+            yield finish(env, data_player, rng, env.start(rng.choice(cities()), rng)[0])
 
     def players(self) -> dict[str, Player]:
         return {"random": random_player, "data": data_player, "best": information_gain_player}

@@ -33,7 +33,7 @@ from itertools import accumulate
 from math import log2
 from typing import Any
 
-from envs import Env, Player, Step, Trajectory, main
+from envs import Env, Player, Step, Trajectory, finish, main
 from envs.twenty_questions_matcher import (
     FILES,
     Property,
@@ -171,14 +171,7 @@ class TwentyQuestions(Env):
         env.simulator = None
         for index in range(start, num_trajectories):
             rng = random.Random(f"twenty_questions {seed} {index}")
-            obs, _ = env.reset(rng.randrange(len(OBJECTS)))
-            texts, rewards = [obs], []
-            while not env.over:
-                action = data_player(env, rng)
-                obs, reward, _, _, _ = env.step(action)
-                texts += [action, obs]
-                rewards.append(reward)
-            yield Trajectory(texts, rewards, True, env.success)
+            yield finish(env, data_player, rng, env.reset(rng.randrange(len(OBJECTS)))[0])
 
     def players(self) -> dict[str, Player]:
         return {"random": random_player, "data": data_player, "best": best_player}

@@ -29,7 +29,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from envs import Env, Player, Step, Trajectory, main
+from envs import Env, Player, Step, Trajectory, finish, main
 
 WORDS_FILE = Path(__file__).with_name("wordle_words.txt")
 FIRST_OBS = "Wordle:\n"
@@ -260,14 +260,7 @@ class Wordle(Env):
         env = copy.copy(self)  # the caller may play a game of its own between two trajectories
         for index in range(start, num_trajectories):
             rng = random.Random(f"wordle {seed} {index}")
-            obs, _ = env.start(rng)
-            texts, rewards = [obs], []
-            while not env.over:
-                action = data_player(env, rng)
-                obs, reward, _, _, _ = env.step(action)
-                texts += [action, obs]
-                rewards.append(reward)
-            yield Trajectory(texts, rewards, True, env.success)
+            yield finish(env, data_player, rng, env.start(rng)[0])
 
     def players(self) -> dict[str, Player]:
         return {"random": random_player, "consistent": consistent_player, "data": data_player,
