@@ -1,64 +1,93 @@
 #!/usr/bin/env bash
 # Reproduces the results table. From any directory:
-#   bash benchmarks.sh quick                          maze_fo with one seed: minutes on two CPU cores
-#   bash benchmarks.sh all                            every task with three seeds (SEEDS="1 2": with these)
-#   bash benchmarks.sh maze_fo                        one task: maze_fo, maze_po, text_nav_fo, text_nav_po, wordle,
-#                                                     chess, endgames (these two need Stockfish), twenty_questions,
-#                                                     guess_city, car_dealer
-#   DRY_RUN=1 bash benchmarks.sh all                  prints the commands only
-# Finished runs are skipped, and those that were interrupted go on. Delete a folder under runs/ to run it again.
+#   bash benchmarks.sh                       every task and experiment with three seeds (SEEDS="1 2": with these)
+#   bash benchmarks.sh quick                 maze_fo with one seed: minutes on two CPU cores
+#   bash benchmarks.sh wordle ilql_wordle    these only: any of the tasks maze_fo, maze_po, text_nav_fo, text_nav_po,
+#                                            wordle, chess, endgames (these two need Stockfish), twenty_questions,
+#                                            guess_city, car_dealer; and any of the experiments bc_maze, filtered_bc,
+#                                            ilql_wordle, ppo_car_dealer (the BC run that these two start from is
+#                                            made, too)
+#   DRY_RUN=1 bash benchmarks.sh             prints the commands only
+# Runs are written to runs/, or to the folder that LMRL_RUNS names. Finished runs are skipped, and interrupted ones are
+# resumed. Delete a run's folder to run it again.
 set -euo pipefail
+for name in LMRL_DATA LMRL_RUNS; do  # relative to where the user is, not to the checkout
+    [[ ${!name:-/} == /* ]] || export "$name=$PWD/${!name}"
+done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source tests/setup.sh
 
-# tasks | experiment | script | its flags besides --env-id, --exp-name and --seed
 games="maze_fo maze_po text_nav_fo text_nav_po chess endgames"
 dialogues="twenty_questions guess_city car_dealer"
-experiments="
-$games wordle $dialogues | bc_maze | bc_maze |
-${games/chess endgames/} | filtered_bc | bc_maze | --success-only
-endgames      | filtered_bc | bc_maze     | --success-only --num-iterations 10
-chess         | filtered_bc | bc_maze     | --success-only --num-iterations 4
-wordle        | filtered_bc | bc_maze     | --top-fraction 0.3 --num-iterations 44
-$dialogues    | filtered_bc | bc_maze     | --top-fraction 0.1
-$games car_dealer | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__bc_maze__SEED
-wordle ${dialogues/car_dealer/} | ilql_wordle | ilql_wordle | --bc-checkpoint runs/TASK__filtered_bc__SEED
-"
 all_tasks="$games wordle $dialogues"
+all_experiments="bc_maze filtered_bc ilql_wordle ppo_car_dealer"
+from_filtered_bc="wordle twenty_questions guess_city"  # what ILQL and PPO start from there; elsewhere from bc_maze
+# experiment, script, its flags besides --env-id, --exp-name and --seed | tasks
+rows="
+bc_maze bc_maze | $all_tasks
+filtered_bc bc_maze --success-only | ${games/chess endgames/}
+filtered_bc bc_maze --success-only --num-iterations 10 | endgames
+filtered_bc bc_maze --success-only --num-iterations 4 | chess
+filtered_bc bc_maze --top-fraction 0.3 --num-iterations 44 | wordle
+filtered_bc bc_maze --top-fraction 0.1 | $dialogues
+ilql_wordle ilql_wordle | $all_tasks
+ppo_car_dealer ppo_car_dealer | $all_tasks
+"
 
-case "${1:-}" in
-    quick) tasks=maze_fo seeds=${SEEDS:-1} ;;
-    all) tasks=$all_tasks seeds=${SEEDS:-1 2 3} ;;
-    *)
-        if [ -z "${1:-}" ] || [[ " $all_tasks " != *" $1 "* ]]; then
-            sed -n '2,9s/^# //p' benchmarks.sh
-            exit 2
-        fi
-        tasks=$1 seeds=${SEEDS:-1 2 3} ;;
-esac
+contains() {  # LIST WORD
+    [[ " $1 " == *" $2 "* ]]
+}
+
+usage() {
+    sed -n '2,/^set/s/^# \{0,1\}//p' benchmarks.sh
+}
+
+tasks="" experiments="" seeds=${SEEDS:-}
+for word in "$@"; do
+    if [[ $word == -h || $word == --help ]]; then
+        usage
+        exit
+    elif [ "$word" = quick ]; then
+        word=maze_fo seeds=${seeds:-1}
+    fi
+    if contains "$all_experiments" "$word"; then
+        experiments+=" $word"
+    elif ! contains "$all_tasks" "$word"; then
+        { echo "neither a task nor an experiment: $word"; usage; } >&2
+        exit 2
+    elif ! contains "$tasks" "$word"; then
+        tasks+=" $word"
+    fi
+done
+tasks=${tasks:-$all_tasks} experiments=${experiments:-$all_experiments} seeds=${seeds:-1 2 3}
 
 run() {
     echo "$*"
-    [ -n "${DRY_RUN:-}" ] || "$@"
+    [ -n "${DRY_RUN:-}" ] || "$@" < /dev/null
 }
 
 if [ -z "${DRY_RUN:-}" ]; then
     install requirements.txt
-    [[ " $tasks " != *" chess "* && " $tasks " != *" endgames "* ]] || install_stockfish ||
+    ! contains "$tasks" chess && ! contains "$tasks" endgames || install_stockfish ||
         echo "no Stockfish: chess and endgames need it" >&2
 fi
 for task in $tasks; do
+    wanted=$experiments
+    if contains "$wanted" ilql_wordle || contains "$wanted" ppo_car_dealer; then
+        contains "$from_filtered_bc" "$task" && wanted+=" filtered_bc" || wanted+=" bc_maze"
+    fi
     for seed in $seeds; do
-        while IFS='|' read -r played experiment script flags; do
-            [[ " $played " == *" $task "* ]] || continue
-            read -r experiment <<< "$experiment"
-            read -r script <<< "$script"
-            folder=runs/${task}__${experiment}__$seed
-            [ -d "$folder/model" ] && { echo "# finished: $folder"; continue; }
-            flags=${flags//TASK/$task} flags=${flags//SEED/$seed}
-            [ -d "$folder" ] && flags+=" --resume"
-            run .venv/bin/python "algos/$script.py" --env-id "$task" --exp-name "$experiment" --seed "$seed" $flags < /dev/null
-        done <<< "$experiments"
+        while IFS='|' read -r row played; do
+            read -r experiment script flags <<< "$row"
+            contains "$played" "$task" && contains "$wanted" "$experiment" || continue
+            folder=${LMRL_RUNS:-runs}/${task}__${experiment}__$seed
+            if grep -qs '"test/episodic_return"' "$folder/metrics.jsonl"; then
+                echo "# finished: $folder"
+                continue
+            fi
+            [ ! -d "$folder" ] || flags+=" --resume"
+            run .venv/bin/python "algos/$script.py" --env-id "$task" --exp-name "$experiment" --seed "$seed" $flags
+        done <<< "$rows"
     done
 done
 run .venv/bin/python results/table.py --env-ids $tasks

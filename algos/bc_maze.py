@@ -1,526 +1,515 @@
-"""Behaviour cloning (BC) and filtered BC of a language model on the offline data of a multi-turn text game.
+"""Behaviour cloning (BC) and filtered BC of a language model on the offline data of a text game.
 
-An episode is one game: texts obs_0, action_0, obs_1, action_1, …, each tokenised on its own, their ids simply joined.
-A turn is one observation and the agent's answer to it, the action: all its tokens up to the newline. BC maximises the
-likelihood of the action tokens (A: the positions t whose next token is one) given everything before them:
+A game is texts obs_0, action_0, obs_1, action_1, …; each is tokenised on its own and their ids are joined. BC
+maximises the likelihood of the n action tokens of a minibatch, given everything before them:
 
-    L = -Σ_{t∈A} log π(x_{t+1} | x_≤t) / |A|         over the whole minibatch; observations and padding never count
+    L = -1/n Σ log π(x_{t+1} | x_≤t)      over the places t where the next token x_{t+1} is part of an action
 
-Filtered BC (%BC) is the same loss on the best episodes: `--top-fraction 0.3`, or `--success-only`.
-Where the newest observation is the whole state (`maze_fo`) a segment of tokens is one turn, elsewhere a whole episode.
-Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232), section 4. Unlike there, no episode is cut on its right (a long
-one goes on in a new segment), and the final test plays fixed games that neither training nor tuning has seen.
+Filtered BC is the same loss on the best games only: `--success-only`, or `--top-fraction 0.1` (by return).
 
-    python algos/bc_maze.py               maze_fo, tiny, a minute on a CPU: about -48, as the player behind the data
+Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232), section 4. Deviations: the learning rate warms up and
+decays; for `--top-fraction`, games that the data cuts short do not count, since their return is not known.
+
+    python algos/bc_maze.py                                      # maze_fo: about -48, like the data; 1 minute
     python algos/bc_maze.py --success-only --exp-name filtered_bc
-    python algos/bc_maze.py --env-id wordle --model gpt2 --learning-rate 1e-4
+    python algos/bc_maze.py --model gpt2 --env-id wordle         # a pretrained model, with the paper's values
+    python algos/bc_maze.py --resume --temperature 0             # plays the test again, greedily
 """
 
-import ctypes
-import json
-import subprocess
+import math
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
-from tqdm import tqdm, trange
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, StaticLayer
 
-sys.path.insert(0, str(ROOT := Path(__file__).resolve().parent.parent))  # runs from a plain checkout, from anywhere
-from envs import SEEDS, EnvId, Trajectory, VectorEnv, load_shuffled, replace, statistics, write_file  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
+from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
+from envs.data import minibatches
+from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
 
 
 @dataclass
 class Args:
-    # --- general
-    exp_name: str = "bc_maze"  # name of the experiment; a run goes to runs/{env_id}__{exp_name}__{seed}
-    seed: int = 1  # seed of the model, the order of the data and sampling; the games of the test are always the same
+    exp_name: str = "bc_maze"  # name of the experiment; the run is runs/{env_id}__{exp_name}__{seed}
+    seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
-    track: bool = False  # log to Weights & Biases too
-    resume: bool = False  # go on from the run folder's checkpoint
-    evaluate_only: str | None = None  # run folder to replay instead of training: prints transcripts and the score
-    # --- task and model
+    track: bool = False  # log to Weights & Biases as well
+    resume: bool = False  # continue the run of this name; if it is finished, play its test again
     env_id: EnvId = "maze_fo"  # variant of the task
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
-    model: str = "tiny"  # Hugging Face name or folder of a causal LM; tiny: a small Llama from scratch, no download
-    architecture: Literal["llama", "gpt2"] = "llama"  # of the tiny model: with rotary or with absolute positions
-    hidden_size: int = 64  # width of the tiny model
-    num_layers: int = 2  # layers of the tiny model
-    token_pattern: str = r" ?[A-Za-z]+\n?| ?\d|[^A-Za-z\d ]\n?"  # regular expression of the tiny model's tokens
-    max_length: int = 1024  # longest segment in tokens; a longer episode goes on in a new segment
-    # --- data
-    dataset: str | None = None  # file of trajectories, ours or the original release's (default: generated and cached)
+    model: str = "envs/tiny/{env_id}"  # folder or hub name of a causal language model
+    max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the longest of the data)
+    dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
     num_trajectories: int | None = None  # number of trajectories to generate (default: the task's)
-    top_fraction: float = 1.0  # share of the episodes to keep, by return, among those that the data did not cut short
-    success_only: bool = False  # keep successful episodes only
+    top_fraction: float = 1.0  # share of the games to keep, by return
+    success_only: bool = False  # keep successful games only
     # --- the algorithm
-    num_iterations: int = 5  # number of iterations; after each, results are logged and a checkpoint is saved
+    num_iterations: int = 5  # number of iterations; after each, metrics are logged and a checkpoint is saved
     steps_per_iteration: int = 200  # gradient steps of an iteration
-    minibatch_size: int = 64  # episodes per gradient step
-    learning_rate: float = 1e-3  # learning rate of AdamW, after a linear warm-up over 100 steps
-    decay_from: int | None = None  # gradient step from which on the learning rate falls as 1 / √step (default: never)
+    minibatch_size: int = 128  # games per gradient step
+    learning_rate: float = 1e-3  # learning rate of AdamW
+    decay_from: int = 200  # gradient step from which the rate falls as 1 / √step, after 100 steps of warm-up
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
     # --- evaluation
-    eval_every: int = 1  # iterations from one evaluation on validation seeds to the next; 0: none
-    num_eval_episodes: int = 200  # games of an evaluation on validation seeds
-    num_test_episodes: int | None = None  # games of the final test (default: the task's)
+    eval_every: int = 1  # iterations from one evaluation on validation games to the next; 0: none
+    num_eval_episodes: int = 200  # validation games
+    num_test_episodes: int | None = None  # test games, at the end (default: the task's)
     num_envs: int = 512  # games played side by side
-    temperature: float = 1.0  # temperature of sampling; 0: greedy
-    max_new_tokens: int | None = None  # longest action in tokens (default: the longest of the data)
+    temperature: float = 1.0  # temperature of sampling in evaluations; 0: greedy
 
 
-PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, and what stands between digits and punctuation
-LINES = r"[^\n]*\n"  # a whole line: the walls around, a guess, an answer
-PIECES = r"[^,.:\n]+[,.:]? ?\n?|."  # what stands between two marks: a command, a thing, a sentence
-MEN = r"(?:\d )?[KQRk] (?:(?:\d )?(?:/ |  +))?|[wb]   -   -   |\d(?: [+#])?\n|\d (?:/ |  +)?|[a-h] |."  # and its gaps
-BOARD = r"(?:\d )?[KQRBNPkqrbnp] (?:(?:\d )?(?:/ |  +))?|[w-]   |\w(?: [+#])?\n|\d (?:/ |  +)?|[a-hxO=-] |."
-GOODS = r"\$[\d,]*\d| an? [\w-]+|(?:(?! an? )[^,.?!$\n])+|[,.?!]+\n?|."  # a price, a thing, the rest
-TASK_DEFAULTS: dict[str, dict[str, Any]] = {
-    "maze_fo": dict(token_pattern=PHRASES, minibatch_size=128, decay_from=200),
-    "maze_po": dict(token_pattern=LINES, max_length=8, minibatch_size=128, decay_from=200),
-    **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(
-        token_pattern=PIECES, max_length=96, steps_per_iteration=100, num_iterations=4, decay_from=100)),
-    "wordle": dict(token_pattern=LINES, hidden_size=128, num_trajectories=1_000_000, minibatch_size=128,
-                   learning_rate=2e-3, decay_from=4000, num_iterations=20, steps_per_iteration=500, eval_every=5,
-                   num_eval_episodes=1024, num_envs=1024),
-    "chess": dict(token_pattern=BOARD, architecture="gpt2", num_layers=3, max_length=128, minibatch_size=4,
-                  learning_rate=2e-3, decay_from=1000, num_iterations=6, steps_per_iteration=500, eval_every=0),
-    "endgames": dict(token_pattern=MEN, architecture="gpt2", num_layers=3, max_length=64, minibatch_size=16,
-                     learning_rate=2e-3, decay_from=1000, num_iterations=14, steps_per_iteration=500, eval_every=7),
-    **dict.fromkeys(("twenty_questions", "guess_city"), dict(
-        token_pattern=LINES, hidden_size=128, num_trajectories=300_000, learning_rate=2e-3, decay_from=1000,
-        num_iterations=6, steps_per_iteration=500, eval_every=3)),
-    "car_dealer": dict(token_pattern=GOODS, max_length=512, num_trajectories=50_000, learning_rate=2e-3,
-                       decay_from=1000, num_iterations=4, steps_per_iteration=500, eval_every=2),
+DIALOGUE = dict(minibatch_size=64, learning_rate=2e-3, decay_from=1000, steps_per_iteration=500, eval_every=3)
+TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
+    **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(minibatch_size=64, steps_per_iteration=100,
+                                                         num_iterations=4, decay_from=100)),
+    "wordle": dict(num_trajectories=1_000_000, num_iterations=20, steps_per_iteration=500, learning_rate=2e-3,
+                   decay_from=4000, eval_every=5, num_eval_episodes=1024, num_envs=1024),
+    "chess": dict(num_iterations=6, steps_per_iteration=500, minibatch_size=4, learning_rate=2e-3,
+                  decay_from=1000, eval_every=0),
+    "endgames": dict(num_iterations=20, steps_per_iteration=500, minibatch_size=16, learning_rate=2e-3,
+                     decay_from=1000, eval_every=10),
+    "twenty_questions": dict(DIALOGUE, num_trajectories=300_000, num_iterations=6),
+    "guess_city": dict(DIALOGUE, num_trajectories=300_000, num_iterations=6),
+    "car_dealer": dict(DIALOGUE, num_trajectories=50_000, num_iterations=4, eval_every=2),
 }
+PAPER = dict.fromkeys(get_args(EnvId), dict(  # for any other model
+    learning_rate=1e-4, minibatch_size=128, steps_per_iteration=500, decay_from=10**6))
 
 
 # --- Model ---
 
 
-def build_model(args: Args, texts: set[str]) -> tuple[nn.Module, PreTrainedTokenizerFast]:
-    """The policy and its tokenizer: pretrained, or tiny and random. Always in eval mode: nothing uses dropout."""
-    torch.manual_seed(args.seed)
-    if args.model != "tiny":
-        policy = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(args.device).eval()
-        if args.max_length > policy.config.max_position_embeddings:
-            raise ValueError(f"--max-length {args.max_length}: the model has {policy.config.max_position_embeddings}")
-        return policy, AutoTokenizer.from_pretrained(args.model)
-    # A piece of the task's own text is one token; WordPiece takes the longest match, so that others are spelled.
-    split = pre_tokenizers.Split(Regex(args.token_pattern), "isolated")
-    pieces = Counter(piece for text in sorted(texts) for piece, _ in split.pre_tokenize_str(text))
-    known = dict.fromkeys(["<unk>", *sorted(set("".join(texts))), *(piece for piece, _ in pieces.most_common(20_000))])
-    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(known)}, unk_token="<unk>",
-                                           continuing_subword_prefix="", max_input_chars_per_word=100_000))
-    tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.Fuse()
-    config = AutoConfig.for_model(
-        args.architecture, vocab_size=len(known), hidden_size=args.hidden_size, num_hidden_layers=args.num_layers,
-        intermediate_size=4 * args.hidden_size, num_attention_heads=max(1, args.hidden_size // 16),
-        max_position_embeddings=args.max_length, initializer_range=args.hidden_size**-0.5, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=None, activation_function="gelu_pytorch_tanh")  # GPT-2's own, in one kernel
-    policy = AutoModelForCausalLM.from_config(config).to(args.device).eval()
-    return policy, PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+def load_model(args: Args) -> tuple[nn.Module, "Text"]:
+    """The causal language model `--model` and its tokenizer. Settles `max_length`."""
+    name = start_model(args)
+    with refusing(f"cannot load {name} to {args.device}"):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if Path(name).is_dir() and not list(Path(name).glob("*.safetensors")):
+            policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+        else:
+            policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        policy = policy.to(args.device).eval()  # with dropout, what is trained would not be what plays
+    set_length(args, name, policy.config)
+    return policy, Text(tokenizer, policy.config.vocab_size)
 
 
-class Codec:
-    """Text to ids and back, each text on its own, so that no token straddles the border between two speakers."""
+class Text:
+    """Text to ids and back. Each text is encoded on its own: no token straddles two speakers' texts."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer, self.encode = tokenizer, lru_cache(None)(partial(tokenizer.encode, add_special_tokens=False))
+    def __init__(self, tokenizer, vocab_size: int) -> None:
+        self.tokenizer = tokenizer
+        self.encode = cache(partial(tokenizer.encode, add_special_tokens=False))  # games repeat themselves
         self.decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
-        # A set: a model may have more ids than its tokenizer. Many vocabularies have ".\n" as one token.
-        self.ends_action = {i for i in range(len(tokenizer)) if "\n" in self.decode([i])}
+        self.ends_line = ["\n" in self.decode([i]) for i in range(vocab_size)]  # by id
 
 
-class RowLayer(StaticLayer):
-    """A layer of the key/value cache that writes each row at the row's own positions, and grows with them."""
+@torch.no_grad()
+def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
+    """Refuse, with a sentence, a model or a tokenizer with which something would be silently wrong."""
+    with refusing(f"{args.model} cannot be used"):
+        ids = check_texts(env, text, args)
+        batch = torch.tensor([ids], device=args.device)
+        head = policy.get_output_embeddings()
+        own = policy(input_ids=batch, use_cache=False).logits[0]  # (T, V)
+        trained = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
+        reader = Reader([policy.base_model], head, args)
+        reader.reset(num_rows=2, markov=False)
+        window = Window(ids[:-1])
+        reader.read([window, None])
+        window.ids = ids
+        _, played = reader.read([window, Window(ids[: len(ids) // 2])])  # one token beside many of a row
+        same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
+        same(100 * trained, 100 * own, msg="its logits are not its head's output")
+        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
-    def update(self, keys: Tensor, values: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
-        if (needed := int(self.positions.max()) + 1) > self.keys.shape[2]:
-            more = (0, 0, 0, 2 * needed - self.keys.shape[2])
-            self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
-        self.keys[self.rows, :, self.positions] = keys.transpose(1, 2)  # (B, W, heads, d)
-        self.values[self.rows, :, self.positions] = values.transpose(1, 2)
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+# --- Loss ---
 
 
-def feed(trunk: nn.Module, cache: Cache, ids: Tensor, start: Tensor, count: Tensor) -> Tensor:
-    """Append `count` (B,) of `ids` (B, W) to the rows, `start` (B,) long; returns each row's last hidden state (B, d).
+class Batch(NamedTuple):
+    """Whole games. The n tokens that were chosen in them are numbered in the order of play."""
 
-    What is behind a row's end is padding or an older game; it is overwritten before the row can see it.
+    ids: Tensor  # (W, T): the different windows, padded on the right, which a causal model needs no mask for
+    states: Tensor  # (n,): the place, in ids laid out in one row, of the token before each chosen one
+    tokens: Tensor  # (n,): the chosen tokens
+
+
+def bc_loss(policy: nn.Module, batch: Batch) -> Tensor:
+    """The mean over the chosen tokens of -log π."""
+    hidden = policy.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state  # (W, T, d)
+    hidden = hidden.flatten(0, 1)[batch.states]  # (n, d)
+    logits = policy.get_output_embeddings()(hidden).float()  # (n, V)
+    return F.cross_entropy(logits, batch.tokens)
+
+
+# --- Games as tokens ---
+
+
+@dataclass
+class Window:
+    """Tokens that the model sees together."""
+
+    ids: list[int]
+    chosen: list[int] = field(default_factory=list)  # the places of the tokens that the agent has chosen
+    num_read: int = 0  # how many tokens are in the rollout's key/value cache
+
+
+class Episode:
+    """A game as tokens, in one window or several.
+
+    Where the newest observation is the whole state (`markov`), each turn is a window of its own. Elsewhere a
+    window holds the game until it is full; the next one opens with the game's first text and the newest turns
+    that fill half of it. The actions among them are context: each is trained on once, where it was played.
     """
-    rows, columns = (torch.arange(n, device=ids.device) for n in ids.shape)
-    positions, length = start[:, None] + columns, int((start + count).max())  # (B, W)
-    mask = torch.arange(length, device=ids.device) <= positions[:, :, None]  # (B, W, length)
-    for layer in cache.layers:
-        layer.rows, layer.positions, layer.length = rows[:, None], positions, length
-    hidden = trunk(input_ids=ids, attention_mask=mask[:, None], past_key_values=cache, use_cache=True,
-                   position_ids=positions.clamp(max=length - 1)).last_hidden_state  # clamp: padding may go too far
-    return hidden[rows, (count - 1).clamp(min=0)]
+
+    def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
+        self.markov = markov
+        self.max_length = max_length
+        self.room = max_length - max_new_tokens - 1  # before an action and the newline after it
+        self.windows: list[Window] = []
+        self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
+        self.action: list[int] = []  # the tokens so far of the action that is being chosen
+        self.rewards: list[float] = []  # by chosen token: the reward of an action on its last token, else 0
+        self.ends_turn: list[bool] = []  # by chosen token
+        self.terminated = False
+        self.num_cut = 0  # observations that were too long for a window
+        self.trajectory: Trajectory | None = None  # the game as text
+        self.num_invalid = 0
+
+    def observe(self, obs: list[int]) -> None:
+        """Add an observation. Of one that does not fit into a window, only the end is read."""
+        if self.markov or not self.windows:
+            self.windows.append(Window([]))
+        elif len(self.windows[-1].ids) + len(obs) > self.room:
+            self.windows.append(Window(self.opening(len(obs))))
+        window = self.windows[-1]
+        space = self.room - len(window.ids)
+        self.num_cut += len(obs) > space
+        self.parts.append(obs[-space:])
+        window.ids += self.parts[-1]
+
+    def opening(self, num_tokens: int) -> list[int]:
+        """The first text and the newest turns, to open a window that has room for `num_tokens` more."""
+        first = self.parts[0][: max(self.room - num_tokens, self.room // 2)]
+        newest = []
+        for i in range(len(self.parts) - 2, 0, -2):
+            turn = self.parts[i] + self.parts[i + 1]
+            if len(first) + len(turn) + len(newest) + num_tokens > min(self.room, self.max_length // 2):
+                break
+            newest = turn + newest
+        return first + newest
+
+    def act(self, ids: list[int]) -> None:
+        """Add tokens of an action."""
+        window = self.windows[-1]
+        window.chosen += range(len(window.ids), len(window.ids) + len(ids))
+        window.ids += ids
+        self.action += ids
+
+    def end_turn(self, reward: float, terminated: bool, suffix: list[int]) -> None:
+        """The action is complete; `suffix`: the newline, not the agent's, after one that was cut off."""
+        self.rewards += [0.0] * (len(self.action) - 1) + [reward]
+        self.ends_turn += [False] * (len(self.action) - 1) + [True]
+        self.terminated = terminated
+        self.parts.append(self.action + suffix)
+        self.windows[-1].ids += suffix
+        self.action = []
+
+
+def encode(games: list[Trajectory], env: Env, text: Text, args: Args) -> list[Episode]:
+    """The games of the data as tokens. Settles `max_new_tokens`."""
+    lengths = (len(text.encode(action)) for game in games for action in game.texts[1::2])
+    longest_action = max(lengths, default=1)
+    args.max_new_tokens = args.max_new_tokens or longest_action
+    episodes = []
+    for game in tqdm(games, "tokenising", leave=False, delay=2):
+        episode = Episode(env.markov, args.max_length, max(longest_action, args.max_new_tokens))
+        for obs, action, reward in zip(game.texts[::2], game.texts[1::2], game.rewards):
+            episode.observe(text.encode(obs))
+            episode.act(text.encode(action))
+            episode.end_turn(reward, game.terminated, suffix=[])
+        if not game.terminated and len(game.texts) % 2:
+            episode.observe(text.encode(game.texts[-1]))
+        episodes.append(episode)
+    return episodes
+
+
+def keep_best(games: list[Trajectory], args: Args) -> list[Trajectory]:
+    """The games that filtered BC learns from."""
+    if args.success_only:
+        games = [game for game in games if game.success]
+    if args.top_fraction < 1:
+        games = [game for game in games if game.terminated]  # of the others the return is not known
+        games.sort(key=lambda game: -game.episodic_return)
+        games = games[: round(args.top_fraction * len(games))]
+    return games
+
+
+def collate(episodes: list[Episode], device: str) -> Batch:
+    """A minibatch of episodes."""
+    length = max(len(window.ids) for episode in episodes for window in episode.windows)
+    different = {}  # the row of each; equal windows, of which a maze has many, are computed once
+    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors
+    for episode in episodes:
+        for window in episode.windows:
+            start = length * different.setdefault(tuple(window.ids), len(different))  # of its row
+            for place in window.chosen:
+                lists.states.append(start + place - 1)
+                lists.tokens.append(window.ids[place])
+    padded = np.array([ids + (0,) * (length - len(ids)) for ids in different])
+    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
 
 
 # --- Rollout ---
 
-# What a token is, `kind`. The last one of an action carries its reward; LAST: of the game, ended by its rules. CUT is
-# not a token: the place behind a game that was cut short, where its next action would be.
-OBS, ACTION, ACTION_END, LAST, CUT = range(5)
+
+class RowLayer(StaticLayer):
+    """A layer of the key/value cache in which every row has its own length; `reader` says where tokens go."""
+
+    def __init__(self, reader: "Reader") -> None:
+        super().__init__(max_cache_len=reader.num_columns)
+        self.reader = reader
+
+    def update(self, keys: Tensor, values: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        reader = self.reader
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        more_columns = reader.num_columns - self.keys.shape[2]
+        more_rows = reader.num_rows - self.keys.shape[0]
+        if more_columns or more_rows:
+            padding = 0, 0, 0, more_columns, 0, 0, 0, more_rows
+            self.keys = F.pad(self.keys, padding)
+            self.values = F.pad(self.values, padding)
+        self.keys[reader.written] = keys.transpose(1, 2)  # (rows, width, heads, d)
+        self.values[reader.written] = values.transpose(1, 2)
+        return self.keys[reader.shown], self.values[reader.shown]
 
 
-@dataclass
-class Segment:
-    """Tokens that the model sees together, and what each is."""
+class Reader:
+    """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
-    ids: list[int] = field(default_factory=list)
-    kind: list[int] = field(default_factory=list)
-    fed: int = 0  # how many of them the model has seen in the rollout
+    A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
+    """
 
+    def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
+        self.trunks = trunks
+        self.next_logits = next_logits  # from each trunk's last hidden states (rows, d) to logits (rows, V)
+        self.max_length = args.max_length
+        self.device = args.device
 
-class Episode:
-    """One game as tokens, in segments: offline data and rollouts are built by the same calls."""
+    def reset(self, num_rows: int, markov: bool) -> None:
+        """Forget what was read."""
+        self.num_rows = num_rows
+        self.num_columns = 1  # the last one is for padding
+        self.markov = markov
+        self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
 
-    def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
-        self.markov, self.max_length = markov, max_length
-        self.room = max_length - max_new_tokens - 1  # before an action and the newline behind one that is cut off
-        self.segments, self.parts = list[Segment](), list[list[int]]()  # parts: obs_0, action_0, obs_1, …
-        self.logprobs = list[float]()  # of the tokens of all actions, as sampled
+    def read(self, windows: list[Window | None]) -> tuple[list[int], Tensor]:
+        """Each row reads on. Returns the rows that are done, and logits (rows, V) of what follows in them."""
+        source = {row: row for row, window in enumerate(windows) if window}  # which row reads for a row
+        if self.markov:  # of equal windows, and a maze has many, one is read for all
+            first = {}
+            source = {row: first.setdefault(tuple(windows[row].ids), row) for row in source}
+        rows = sorted(set(source.values()))
+        num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
+        width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
+        if 2 * len(rows) > len(windows):  # some without a game cost less than a copy of the others' cache
+            rows = range(len(windows))
 
-    def observe(self, ids: list[int]) -> None:
-        """Append an observation: in a new segment if the task is Markov, or if the next action would not fit otherwise.
+        ids = np.zeros((len(rows), width), dtype=np.int64)
+        start = np.zeros((len(rows), 1), dtype=np.int64)
+        ends = {}  # by row that has read all of its window: where in `ids` its last token is
+        self.length = 0
+        for i, row in enumerate(rows):
+            window = windows[row] or Window([])
+            piece = window.ids[window.num_read :][:width]
+            ids[i, : len(piece)] = piece
+            start[i] = window.num_read
+            window.num_read += len(piece)
+            self.length = max(self.length, window.num_read)
+            if window.num_read == len(window.ids):
+                ends[row] = i * width + len(piece) - 1
 
-        The new segment of a long episode opens with its first text and the newest turns that fill half of it. The
-        actions among them are context: each is trained on once, where it was played.
-        """
-        self.parts += ids, []
-        if self.markov or not self.segments or len(self.segments[-1].ids) + len(ids) > self.room:
-            if self.segments and not self.markov:
-                i, most = len(self.parts) - 2, min(self.max_length // 2, self.room)
-                while i > 2 and len(self.parts[0]) + sum(map(len, self.parts[i - 2 :])) <= most:
-                    i -= 2  # one turn earlier
-                ids = sum(self.parts[i:], self.parts[0])
-            if len(ids) > self.room:
-                needed = len(ids) + self.max_length - self.room
-                raise ValueError(f"--max-length {self.max_length} is shorter than one turn needs: {needed} tokens")
-            self.segments.append(Segment())
-        self.add(ids, OBS)
+        hidden = self.forward(rows, torch.from_numpy(ids), torch.from_numpy(start))
+        ready = {row: ends[reader] for row, reader in source.items() if reader in ends}
+        places = list(ready.values())
+        return list(ready), self.next_logits(*[states.flatten(0, 1)[places] for states in hidden])
 
-    def add(self, ids: list[int], kind: int) -> None:
-        self.segments[-1].ids += ids
-        self.segments[-1].kind += [kind] * len(ids)
-        self.parts[-1] += ids if kind == ACTION else []
+    def forward(self, rows: list[int] | range, ids: Tensor, start: Tensor) -> list[Tensor]:
+        """Each trunk's hidden states (rows, width, d) of ids (rows, width) after `start` (rows, 1) tokens."""
+        ids = ids.to(self.device, non_blocking=True)
+        positions = start.to(self.device, non_blocking=True) + torch.arange(ids.shape[1], device=self.device)
+        shown = torch.arange(self.length, device=self.device) <= positions[:, :, None]
+        mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
+        if self.length >= self.num_columns:
+            self.num_columns = min(2 * self.length, self.max_length) + 1
 
-    def end_action(self, suffix: list[int]) -> None:
-        """Close an action; `suffix`: the newline, not the agent's, behind one cut off."""
-        self.segments[-1].kind[-1] = ACTION_END
-        self.parts[-1] += suffix
-        self.add(suffix, OBS)
-
-    def end(self, trajectory: Trajectory, num_invalid: int = 0) -> None:
-        """Close the game; `trajectory` is the whole of it as text."""
-        self.trajectory, self.num_invalid, kind = trajectory, num_invalid, self.segments[-1].kind
-        if trajectory.terminated:
-            kind[len(kind) - 1 - kind[::-1].index(ACTION_END)] = LAST
-        else:
-            kind.append(CUT)
-
-
-def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[list[int], list[float]]:
-    """Tokens (B,) drawn from logits (B, V), and the log-probabilities that they were drawn with."""
-    logprobs = F.log_softmax(logits.float() / (temperature or 1.0), -1)
-    tokens = torch.multinomial(logprobs.exp(), 1, generator=generator) if temperature else logprobs.argmax(-1, True)
-    return tokens[:, 0].tolist(), logprobs.gather(-1, tokens)[:, 0].tolist()
+        row_ids = torch.tensor(rows, device=self.device)
+        columns = positions.clamp(max=self.num_columns - 1)
+        shown_rows = slice(None) if len(rows) == self.num_rows else row_ids
+        self.written = row_ids[:, None], slice(None), columns  # where the layers put new keys and values
+        self.shown = shown_rows, slice(None), slice(self.length)  # and what they return, of all rows a view
+        hidden = []
+        for trunk, layers in zip(self.trunks, self.caches):
+            output = trunk(
+                input_ids=ids,
+                attention_mask=mask[:, None],
+                position_ids=positions.clamp(max=self.max_length - 1),
+                use_cache=True,
+                **{cache_name(type(trunk)): layers},
+            )
+            hidden.append(output.last_hidden_state)
+        return hidden
 
 
 @torch.inference_mode()
-def rollout(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: VectorEnv, codec: Codec,
-            seeds: range, args: Args, generator: torch.Generator) -> list[Episode]:
-    """Play a game for each seed, many side by side, by sampling from `next_logits(hidden states of each trunk)`.
-
-    A pass feeds each row what it has not seen: a token, an observation. Rows are not in step; ended ones are refilled.
-    """
-    caches = [Cache(layers=[RowLayer(64) for _ in range(trunk.config.num_hidden_layers)]) for trunk in trunks]
-    episodes, playing = list[Episode](), dict[int, Episode]()  # playing: by the index of the environment
-    rows = list(begun := envs.reset(seeds))  # the environment of each row
+def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
+    """Play a game for each seed, side by side in the rows of `reader`, which are not in step."""
+    markov = envs.envs[0].markov
+    generator = torch.Generator(args.device).manual_seed(seeds[0] + args.seed)
+    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in seeds]
+    waiting = list(zip(episodes, seeds))[::-1]
+    playing = {}  # the episode in each row; the row is also the game's number in `envs`
+    rows = range(min(len(envs.envs), len(seeds)))
+    reader.reset(len(rows), markov)
     progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
-    while begun or playing:
-        for index, obs in begun.items():
-            playing[index] = Episode(envs.envs[0].markov, args.max_length, args.max_new_tokens)
-            playing[index].observe(codec.encode(obs))
-            episodes.append(playing[index])
-        if len(playing) <= len(rows) // 2:  # the last games: drop the rows that idle
-            kept = [i for i, index in enumerate(rows) if index in playing]
-            for layer in (layer for cache in caches for layer in cache.layers):
-                layer.keys, layer.values = layer.keys[kept], layer.values[kept]
-            rows = [rows[i] for i in kept]
-        segments = [playing[index].segments[-1] if index in playing else Segment() for index in rows]
-        # The mean, not the longest: one row with much to read must not pad all others to its width.
-        width = -(-sum(len(segment.ids) - segment.fed for segment in segments) // len(playing))
-        pieces = [segment.ids[segment.fed : segment.fed + width] for segment in segments]
-        start, count = [segment.fed for segment in segments], [len(piece) for piece in pieces]
-        ids = [piece + [0] * (width - len(piece)) for piece in pieces]
-        inputs = [torch.tensor(x, device=args.device) for x in (ids, start, count)]
-        hidden = [feed(*pair, *inputs) for pair in zip(trunks, caches, strict=True)]
-        for segment, n in zip(segments, count, strict=True):
-            segment.fed += n
-        ready = [i for i, segment in enumerate(segments) if 0 < segment.fed == len(segment.ids)]
-        tokens, logprobs = sample(next_logits(*(h[ready] for h in hidden)), args.temperature, generator)
+    while waiting or playing:
+        # Each free row takes the next game.
+        for row in rows:
+            if row not in playing and waiting:
+                playing[row], seed = waiting.pop()
+                playing[row].observe(text.encode(envs.reset(row, seed)))
+
+        # Each row reads on. Those that have read everything choose one more token.
+        windows = [playing[row].windows[-1] if row in playing else None for row in rows]
+        ready, logits = reader.read(windows)
+        tokens = sample(logits, args.temperature, generator).tolist()
         actions = {}
-        for i, token, logprob in zip(ready, tokens, logprobs, strict=True):
-            game = playing[rows[i]]
-            game.add([token], ACTION)
-            game.logprobs.append(logprob)
-            if token in codec.ends_action or len(game.parts[-1]) == args.max_new_tokens:
-                actions[rows[i]] = codec.decode(game.parts[-1])
-        steps, begun = envs.step(actions)
-        for index, (obs, _, terminated, truncated, info) in steps.items():
-            game = playing[index]
-            game.end_action([] if "\n" in actions[index] else codec.encode("\n"))
-            if not terminated:  # the state behind the last observation of a truncated game has a value too
-                game.observe(codec.encode(obs))
+        for row, token in zip(ready, tokens):
+            episode = playing[row]
+            episode.act([token])
+            if text.ends_line[token] or len(episode.action) == args.max_new_tokens:
+                actions[row] = text.decode(episode.action)
+
+        # Games with a complete action move on to the next turn or end.
+        for row, (obs, reward, terminated, truncated, info) in envs.step(actions).items():
+            episode = playing[row]
+            suffix = [] if "\n" in actions[row] else text.encode("\n")
+            episode.end_turn(reward, terminated, suffix)
+            if not terminated:
+                episode.observe(text.encode(obs))
             if terminated or truncated:
-                playing.pop(index).end(info["trajectory"], info["num_invalid"])
+                episode.trajectory = info["trajectory"]
+                episode.num_invalid = info["num_invalid"]
+                del playing[row]
                 progress.update()
     progress.close()
     return episodes
 
 
-# --- Data ---
-
-
-def choose(trajectories: list[Trajectory], args: Args) -> list[Trajectory]:
-    """The episodes that the filter leaves, in their order; those at its border as they come."""
-    chosen = [trajectory for trajectory in trajectories if trajectory.success or not args.success_only]
-    if args.top_fraction < 1:
-        ended = [trajectory for trajectory in chosen if trajectory.terminated]
-        best = np.argsort([-t.episodic_return for t in ended], kind="stable")[: round(args.top_fraction * len(ended))]
-        chosen = [ended[i] for i in sorted(best)]
-    if len(chosen) < 2:
-        raise ValueError(f"the filter leaves {len(chosen)} of {len(trajectories)} episodes")
-    return chosen
-
-
-def encode(trajectories: list[Trajectory], markov: bool, codec: Codec, args: Args) -> list[Episode]:
-    """Offline trajectories as tokens."""
-    episodes = []
-    for trajectory in tqdm(trajectories, "tokenising", leave=False, delay=2):
-        parts = [codec.encode(text) for text in trajectory.texts]
-        episodes.append(episode := Episode(markov, args.max_length, max(args.max_new_tokens, *map(len, parts[1::2]))))
-        for i, ids in enumerate(parts[: 2 * len(trajectory.rewards) + (not trajectory.terminated)]):
-            if i % 2:
-                episode.add(ids, ACTION)
-                episode.end_action([])
-            else:
-                episode.observe(ids)
-        episode.end(trajectory)
-    return episodes
-
-
-def minibatches(episodes: list[Episode], size: int, seed: int, step: int) -> Iterator[list[Episode]]:
-    """Minibatches of `size` episodes from gradient step `step` on, epoch after epoch, as (seed, epoch) says."""
-    longest = np.array([max(len(segment.ids) for segment in episode.segments) for episode in episodes])
-    size = min(size, len(episodes))
-    epoch, skip = divmod(step, num_batches := len(episodes) // size)
-    while True:
-        rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(episodes))[: num_batches * size]
-        # Long ones share minibatches with long ones where it spares much padding: those of one length are of one kind.
-        if longest.mean() < 0.75 * longest.max():
-            for chunk in np.array_split(order, max(1, num_batches // 50)):
-                chunk[:] = chunk[np.argsort(longest[chunk], kind="stable")]
-        for batch in rng.permutation(order.reshape(num_batches, size))[skip:]:
-            yield [episodes[i] for i in batch]
-        epoch, skip = epoch + 1, 0
-
-
-def collate(episodes: list[Episode], device: str) -> tuple[Tensor, ...]:
-    """A minibatch: ids (B, T) of its different segments, padded on the right, which a causal model needs no mask for;
-    row, t (m,): the states, i.e. the places behind which an action's token comes, or would where the game was cut;
-    acts (n,): which states a token follows, the next state being acts + 1; tokens, kind, rewards (n,) of that token."""
-    segments = [segment for episode in episodes for segment in episode.segments]
-    ids, kind = np.zeros((2, len(segments), max(len(segment.kind) for segment in segments)), dtype=np.int64)
-    for i, segment in enumerate(segments):
-        ids[i, : len(segment.ids)], kind[i, : len(segment.kind)] = segment.ids, segment.kind
-    row, t = (kind[:, 1:] != OBS).nonzero()  # the shift: position t predicts token t + 1
-    tokens, kind = ids[row, t + 1], kind[row, t + 1]
-    (acts,) = (kind != CUT).nonzero()
-    tokens, kind, rewards = tokens[acts], kind[acts], np.zeros(len(acts), dtype=np.float32)
-    rewards[kind != ACTION] = [reward for episode in episodes for reward in episode.trajectory.rewards]
-    ids, place = np.unique(ids, axis=0, return_inverse=True)  # equal segments pass through the model once
-    return tuple(torch.from_numpy(x).to(device) for x in (ids, place.reshape(-1)[row], t, acts, tokens, kind, rewards))
-
-
-# --- Targets and loss ---
-
-
-def bc_loss(policy: nn.Module, ids: Tensor, row: Tensor, t: Tensor, acts: Tensor, tokens: Tensor, *_: Tensor) -> Tensor:
-    """-log π of the action tokens, their mean over the minibatch; arguments as `collate` returns them."""
-    hidden = policy.base_model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, d)
-    return F.cross_entropy(policy.lm_head(hidden[row[acts], t[acts]]).float(), tokens)
+def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = F.softmax(logits.float() / temperature, dim=-1)
+    # The first of independent exponential clocks to ring. (torch.multinomial would wait for the GPU.)
+    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / clocks).argmax(-1)
 
 
 # --- Evaluation ---
 
 
-def evaluate(trunks: list[nn.Module], next_logits: Callable[..., Tensor], envs: VectorEnv, codec: Codec, args: Args,
-             prefix: str) -> tuple[dict[str, float], list[Trajectory]]:
-    """Play the games of the validation (`prefix` "eval") or of the "test", the same every time."""
-    num_games = {"eval": args.num_eval_episodes, "test": args.num_test_episodes or envs.envs[0].num_test_episodes}
-    seeds = range(SEEDS[prefix], SEEDS[prefix] + num_games[prefix])
-    generator, start = torch.Generator(args.device).manual_seed(2 * args.seed + (prefix == "test")), time.time()
-    episodes = rollout(trunks, next_logits, envs, codec, seeds, args, generator)
-    games, num_invalid = [game.trajectory for game in episodes], sum(game.num_invalid for game in episodes)
-    metrics = {f"{prefix}/{name}": x for name, x in statistics(envs.envs[0], games, num_invalid).items()}
-    num_tokens, seconds = sum(len(s.ids) for game in episodes for s in game.segments), time.time() - start
-    return metrics | {"perf/rollout_tokens_per_second": num_tokens / seconds, "perf/minutes": seconds / 60}, games
+def evaluate(reader: Reader, envs: VectorEnv, split: str, num_games: int, text: Text, args: Args):
+    """Play the first games of the split "eval" (validation) or "test"; returns metrics and games as text."""
+    start = time.time()
+    seeds = range(SEEDS[split], SEEDS[split] + num_games)
+    episodes = rollout(reader, envs, seeds, text, args)
+    metrics = summary(episodes, envs.envs[0], split)
+    num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
+    metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
+    return metrics, [episode.trajectory for episode in episodes]
 
 
-# --- Bookkeeping ---
-
-
-def open_run(args: Args, envs: VectorEnv) -> tuple[Path, dict[str, Any], Any]:
-    """The run's folder, the checkpoint to go on from (of iteration 0 where there is none), and the wandb run or None;
-    raises ValueError rather than overwrite a run, or go on with one of other arguments."""
-    run, now = ROOT / "runs" / f"{args.env_id}__{args.exp_name}__{args.seed}", json.loads(json.dumps(asdict(args)))
-    checkpoint, lines = {"iteration": 0, "seconds": 0.0}, []
-    if (run / "last.pt").exists():
-        if not args.resume:
-            raise ValueError(f"{run} holds a run: go on with --resume, name another --exp-name or --seed, or delete it")
-        before = json.loads((run / "args.json").read_text())["args"]
-        changed = [f"{name} was {before.get(name)!r}, is {value!r}" for name, value in now.items()
-                   if name not in ("num_iterations", "track", "device", "resume") and before.get(name) != value]
-        if changed:
-            raise ValueError(f"--resume of {run} with other arguments: {'; '.join(changed)}")
-        checkpoint = torch.load(run / "last.pt", map_location=args.device, weights_only=True)
-        lines = [line for line in (run / "metrics.jsonl").read_text().split("\n")[:-1]  # what the checkpoint knows of
-                 if "test/" not in line and json.loads(line)["iteration"] <= checkpoint["iteration"]]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    about = {"args": now, "env": envs.envs[0].about(), "commit": commit, "torch": torch.__version__,
-             "threads": torch.get_num_threads()}
-    replace(run / "args.json", lambda path: path.write_text(json.dumps(about, indent=1)))
-    replace(run / "metrics.jsonl", lambda path: path.write_text("".join(line + "\n" for line in lines)))
-    if args.track:
-        import wandb  # only here: nothing else needs it
-
-        return run, checkpoint, wandb.init(project="lmrl-gym", name=run.name, id=run.name, config=now, resume="allow")
-    return run, checkpoint, None
-
-
-def log(run: Path, row: dict[str, Any], tracker: Any = None, keep: bool = True) -> None:
-    """Print a row of metrics; append it to metrics.jsonl, if it is to be kept there, and track it."""
-    row = {name: value if isinstance(value, int) else float(value) for name, value in row.items()}
-    shown = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items() if "perf" not in name)
-    tqdm.write(f"{run.name}: {shown.replace('  episodic_return_se', ' ±')}")
-    if keep:
-        with (run / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-    if tracker:
-        tracker.log(row, step=row["global_step"])
-
-
-def saved_args(run: Path, args: Args) -> Args:
-    """The arguments of a finished run, but those of playing as they are given now."""
-    if not (run / "model").is_dir():
-        raise FileNotFoundError(f"{run} is not the folder of a finished run")
-    saved = json.loads((run / "args.json").read_text())["args"]
-    if saved.keys() != asdict(args).keys():
-        raise ValueError(f"{run} is a run of another script")
-    now = {name: getattr(args, name) for name in ("device", "temperature", "num_test_episodes")}
-    now |= {"model": str(run / "model"), "env_options": saved["env_options"] | args.env_options}
-    return Args(**saved | now)
-
-
-def parse_args() -> Args:
-    """The command line; what it leaves out is as TASK_DEFAULTS has it for the task, else as Args has it."""
-    env_id = tyro.cli(Args, add_help=False, return_unknown_args=True)[0].env_id
-    return tyro.cli(Args, description=__doc__, default=Args(env_id=env_id, **TASK_DEFAULTS.get(env_id, {})))
+def summary(episodes: list[Episode], env: Env, group: str) -> dict[str, float]:
+    """How the games went; `group`: what the metrics' names begin with."""
+    games = [episode.trajectory for episode in episodes]
+    num_invalid = sum(episode.num_invalid for episode in episodes)
+    metrics = statistics(env, games, num_invalid)
+    metrics["cut_observations"] = sum(episode.num_cut for episode in episodes)
+    return {f"{group}/{name}": value for name, value in metrics.items()}
 
 
 # --- Training ---
 
 
-def gradient_steps(losses_of: Callable[[tuple[Tensor, ...]], dict[str, Tensor]], optimizer: torch.optim.Optimizer,
-                   lr: float, batches: Iterator[list[Episode]], step: int, args: Args) -> dict[str, float]:
-    """One iteration, from gradient step `step` on: descend the first of `losses_of(minibatch)`; returns their means."""
-    group, sums, num_tokens, start = optimizer.param_groups[0], Counter(), 0, time.time()
-    for i in trange(step, step + args.steps_per_iteration, desc="training", leave=False, delay=2):
-        group["lr"] = lr * min(1.0, (i + 1) / 100, ((args.decay_from or i + 1) / (i + 1)) ** 0.5)
-        losses = losses_of(batch := collate(next(batches), args.device))
-        next(iter(losses.values())).backward()
-        losses["grad_norm"] = nn.utils.clip_grad_norm_(group["params"], args.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        sums.update({f"losses/{name}": value.item() / args.steps_per_iteration for name, value in losses.items()})
-        num_tokens += batch[0].numel()
-    speed = num_tokens / (time.time() - start)
-    return sums | {"charts/learning_rate": group["lr"], "perf/train_tokens_per_second": speed}
-
-
-def main(args: Args) -> dict[str, float]:
-    """Train (or with `evaluate_only` load), test and save; returns the metrics of the test."""
-    start, replayed = time.time(), Path(args.evaluate_only) if args.evaluate_only else None
-    args = saved_args(replayed, args) if replayed else args
-    envs = VectorEnv(args.env_id, args.num_envs, **args.env_options)
-    if replayed:
-        policy, tokenizer = build_model(args, set())
-        args.max_new_tokens = policy.generation_config.max_new_tokens
-        metrics, games = evaluate([policy.base_model], policy.lm_head, envs, Codec(tokenizer), args, "test")
-        print(*games[:3], sep="\n")
-        log(replayed, metrics, keep=False)
-        return metrics
-
-    run, checkpoint, tracker = open_run(args, envs)
-    done, steps, start = checkpoint["iteration"], args.steps_per_iteration, start - checkpoint["seconds"]
-    if args.model != "tiny":
-        AutoConfig.from_pretrained(args.model)  # raises OSError for an unknown model before any work is done
-    for option in (-1, -3) if sys.platform == "linux" else ():  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: glibc is to keep
-        ctypes.CDLL(None).mallopt(option, 2**31 - 1)  # freed blocks, else half of the time goes into faulting in others
-    trajectories = load_shuffled(envs.envs[0], args.dataset, args.num_trajectories, args.seed, **args.env_options)
-    chosen = choose(trajectories, args)
-    policy, tokenizer = build_model(args, {text for trajectory in trajectories for text in trajectory.texts})
-    codec = Codec(tokenizer)
-    args.max_new_tokens = args.max_new_tokens or max(len(codec.encode(a)) for t in trajectories for a in t.texts[1::2])
-    policy.generation_config.max_new_tokens = args.max_new_tokens  # saved with the model
-    num_held_out = max(1, len(chosen) // 10)
-    data = encode(chosen[num_held_out:], envs.envs[0].markov, codec, args)
-    held_out = collate(encode(chosen[:num_held_out][:128], envs.envs[0].markov, codec, args), args.device)
+def main(args: Args) -> None:
+    """Train, save and test."""
+    envs = make_envs(args)
+    env = envs.envs[0]
+    run = Run(args, env)
+    torch.manual_seed(args.seed)
+    policy, text = load_model(args)
+    check_model(policy, text, env, args)
+    episodes = encode(keep_best(run.load_games(), args), env, text, args)
+    lengths = [max(len(window.ids) for window in episode.windows) for episode in episodes]
     optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
-    if done:
-        policy.load_state_dict(checkpoint["policy"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+    reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
 
-    batches = minibatches(data, args.minibatch_size, args.seed, done * steps)
+    step, done = 0, 0
+    if (run.folder / "last.pt").exists():
+        state = torch.load(run.folder / "last.pt", map_location=args.device, weights_only=True)
+        policy.load_state_dict(state["policy"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, done = state["step"], state["iteration"]
+    run.begin(done)
+
     for iteration in range(done + 1, args.num_iterations + 1):
-        row = {"iteration": iteration, "global_step": iteration * steps}
-        row |= gradient_steps(lambda batch: {"bc_loss": bc_loss(policy, *batch)}, optimizer, args.learning_rate,
-                              batches, (iteration - 1) * steps, args)
-        row["losses/held_out_bc_loss"] = bc_loss(policy, *held_out).detach()
-        if args.eval_every and iteration % args.eval_every == 0:
-            row |= evaluate([policy.base_model], policy.lm_head, envs, codec, args, "eval")[0]
-        log(run, row | {"charts/minutes": (time.time() - start) / 60}, tracker)
-        state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "iteration": iteration,
-                 "seconds": time.time() - start}
-        replace(run / "last.pt", partial(torch.save, state))
+        history = []
+        order = minibatches(lengths, args.minibatch_size, args.steps_per_iteration, (args.seed, iteration))
+        for indices in tqdm(order, "training", leave=False, delay=2):
+            step += 1
+            batch = collate([episodes[i] for i in indices], args.device)
+            loss = bc_loss(policy, batch)
 
-    metrics, games = evaluate([policy.base_model], policy.lm_head, envs, codec, args, "test")
-    write_file(envs.envs[0], games, run / "episodes.jsonl")
-    replace(run / "model", lambda path: (policy.save_pretrained(path), tokenizer.save_pretrained(path)))
-    log(run, {"iteration": args.num_iterations, "global_step": args.num_iterations * steps} | metrics
-        | {"charts/minutes": (time.time() - start) / 60}, tracker)
-    return metrics
+            warm_up = min(1.0, step / 100)
+            decay = min(1.0, (args.decay_from / step) ** 0.5)
+            optimizer.param_groups[0]["lr"] = args.learning_rate * warm_up * decay
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+            optimizer.step()
+            history.append({"losses/bc_loss": loss.detach(), "losses/grad_norm": grad_norm})
+            history[-1]["tokens"] = batch.ids.numel()
+            history[-1]["time"] = time.time()
+
+        metrics = {"charts/learning_rate": optimizer.param_groups[0]["lr"]}
+        if args.eval_every and iteration % args.eval_every == 0:
+            metrics |= evaluate(reader, envs, "eval", args.num_eval_episodes, text, args)[0]
+        run.log(iteration, step, metrics, history)
+        state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
+        state |= {"iteration": iteration, "step": step}
+        run.write("last.pt", partial(torch.save, state))
+
+    try:
+        run.save_model(policy, text.tokenizer, args.max_new_tokens)
+    finally:  # a fault of one must not cost the other
+        metrics, games = evaluate(reader, envs, "test", args.num_test_episodes, text, args)
+        run.log(args.num_iterations, step, metrics)
+        run.save_games(games)
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    main(parse_args(Args, TUNED, PAPER, __doc__))

@@ -40,7 +40,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
-from envs import SEEDS, Env, Player, Step, Trajectory, main, play
+from envs import SEEDS, Env, Player, Step, Trajectory, play
 from envs.car_dealer_sellers import (
     BUDGETS,
     MIN_PRICE,
@@ -68,6 +68,7 @@ from envs.car_dealer_words import (
     understand,
     verdict,
 )
+from envs.data import flag
 
 FIRST_OBS, LAST_OBS = "Start\n", "End\n"  # the last one: behind the last line of an agent who is the buyer
 MAX_TURNS = 25
@@ -425,7 +426,7 @@ class CarDealer(Env):
                 texts.append(text)
             else:
                 texts[-1] = (texts[-1] if len(texts) == 1 else texts[-1][:-1] + " ") + text
-        bought, price, listed = bool(output["car_bought"]), output["buy_price"], output["msrp"]
+        bought, price, listed = flag(output["car_bought"]), output["buy_price"], output["msrp"]
         price, listed = (as_dollars(value) if value is not None else 0.0 for value in (price, listed))
         if bought and not price:
             raise ValueError("a car that is bought without a buy_price")
@@ -497,4 +498,6 @@ def bluffer(env: CarDealer, rng: random.Random) -> str:
 ENV = CarDealer
 
 if __name__ == "__main__":
+    from envs.terminal import main
+
     main(CarDealer)

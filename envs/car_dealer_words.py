@@ -206,6 +206,8 @@ def verdict(text: str) -> str:
 
 def as_dollars(value: float | str) -> float:
     """A number, or a price in a text; raises ValueError."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} instead of a price")
     if isinstance(value, str):
         found = understand(value).amounts
         value = found[0] if found else float(value)

@@ -41,7 +41,8 @@ import chess
 import chess.engine
 import chess.syzygy
 
-from envs import SEEDS, Env, Player, Step, Trajectory, main
+from envs import SEEDS, Env, Player, Step, Trajectory
+from envs.data import flag
 
 MAX_MOVES = 400
 NUM_TEST_POSITIONS = 645  # of endgames
@@ -401,7 +402,7 @@ class Chess(Env):
             raise ValueError(f"{type(record).__name__} instead of a list of {{state, action, reward, done}}")
         texts = [text for turn in turns
                  for text in (turn["from_state" if turn is record else "state"], turn["action"])]
-        rewards, done = [turn["reward"] for turn in turns], bool(turns[-1]["done"])
+        rewards, done = [turn["reward"] for turn in turns], flag(turns[-1]["done"])
         return [Trajectory(texts, rewards, done, done and rewards[-1] == 1)]
 
     def worst_return(self) -> float:
@@ -514,4 +515,6 @@ def perfect_attack(board: chess.Board, tables: chess.syzygy.Tablebase) -> chess.
 ENV = Chess
 
 if __name__ == "__main__":
+    from envs.terminal import main
+
     main(Chess)

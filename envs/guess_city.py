@@ -27,7 +27,8 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from envs import Env, Player, Step, Trajectory, finish, guess_city_oracle, main
+from envs import Env, Player, Step, Trajectory, finish, guess_city_oracle
+from envs.data import flag
 from envs.guess_city_oracle import FILES, City, answers, cities, guard, topics, understand
 
 FIRST_OBS = "Questions:\n"
@@ -146,7 +147,7 @@ class GuessCity(Env):
         """{lines or conversation: [`Question? Answer`, …], correct or done, word}, or a list of them."""
         trajectories = []
         for game in record if isinstance(record, list) else [record]:
-            texts, won = [FIRST_OBS], bool(game["correct"] if "lines" in game else game["done"])
+            texts, won = [FIRST_OBS], flag(game["correct"] if "lines" in game else game["done"])
             for line in game["lines" if "lines" in game else "conversation"]:
                 text = " ".join(line.split())
                 mark = "?" if "? " in text else "."  # `I think it is Paris. Yes, it is.`
@@ -297,4 +298,6 @@ def information_gain_player(env: GuessCity, rng: random.Random) -> str:
 ENV = GuessCity
 
 if __name__ == "__main__":
+    from envs.terminal import main
+
     main(GuessCity)

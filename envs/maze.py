@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from envs import Env, Player, Step, Trajectory, main
+from envs import Env, Player, Step, Trajectory
+from envs.data import flag
 
 GRID = """\
 #############
@@ -164,13 +165,13 @@ class Maze(Env):
             if not isinstance(record, list):
                 raise ValueError(f"{type(record).__name__} instead of a list of {{state, action, reward, done}}")
             texts = [text for turn in record for text in (turn["state"], turn["action"])]
-            rewards, done = [turn["reward"] for turn in record], record[-1]["done"]
+            rewards, done = [turn["reward"] for turn in record], flag(record[-1]["done"])
         else:
-            texts, rewards, done = record["text_history"], record["rewards"], record["dones"][-1]
+            texts, rewards, done = record["text_history"], record["rewards"], flag(record["dones"][-1])
             if len(rewards) == len(texts):  # one reward per text: those of the observations are zeros
                 rewards = rewards[1::2]
         # `done` without the goal's reward is the time limit, not an end by the rules.
-        return [Trajectory(texts, rewards, bool(done) and rewards[-1] == 0, rewards[-1] == 0)]
+        return [Trajectory(texts, rewards, done and rewards[-1] == 0, rewards[-1] == 0)]
 
     def worst_return(self) -> float:
         """Every move but the goal's costs 1, and no more than 100 are played."""
@@ -303,4 +304,6 @@ class BeliefPlayer:
 ENV = Maze
 
 if __name__ == "__main__":
+    from envs.terminal import main
+
     main(Maze)

@@ -42,7 +42,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
 from typing import Any
 
-from envs import DATA_DIR
+from envs.data import DATA_DIR
 
 MAX_ANSWER = 500  # characters
 MAX_TEXT = 2000  # characters of a turn that a chat model is shown

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from envs import Env, Player, Step, Trajectory, main
+from envs import Env, Player, Step, Trajectory
 
 Place = tuple[str, str]  # a room, and "floor" or the room's holder; or one of the two that follow
 
@@ -394,4 +394,6 @@ def shortest_plan(env: TextNav, rng: random.Random) -> str:
 ENV = TextNav
 
 if __name__ == "__main__":
+    from envs.terminal import main
+
     main(TextNav)

@@ -33,7 +33,8 @@ from itertools import accumulate
 from math import log2
 from typing import Any
 
-from envs import Env, Player, Step, Trajectory, finish, main
+from envs import Env, Player, Step, Trajectory, finish
+from envs.data import flag
 from envs.twenty_questions_matcher import (
     FILES,
     Property,
@@ -184,7 +185,7 @@ class TwentyQuestions(Env):
         """{lines: ["Question? Yes.", …], correct, word: [names]}, or a list of them."""
         trajectories = []
         for game in record if isinstance(record, list) else [record]:
-            texts, success = [FIRST_OBS], bool(game["correct"])
+            texts, success = [FIRST_OBS], flag(game["correct"])
             if not game["word"]:
                 raise ValueError("a game without its `word`")
             for line in game["lines"]:
@@ -310,4 +311,6 @@ def mean_return(choose: Callable[[int], tuple[int, int]]) -> float:
 ENV = TwentyQuestions
 
 if __name__ == "__main__":
+    from envs.terminal import main
+
     main(TwentyQuestions)

@@ -1,6 +1,6 @@
 """Wordle: find a hidden word of five letters in six guesses (LMRL-Gym, arXiv 2311.18232).
 
-A turn is one guess, `s h i r e\\n`, answered by a colour for each letter, `b y g g b\\n`: green for the right place,
+A turn is one guess, `s h o r e\\n`, answered by a colour for each letter, `b y g g b\\n`: green for the right place,
 yellow for another place, black for a letter that the word has not. -1 per guess, 0 for the right one. Anything but a
 word of the list is answered `\\n` and costs a guess as well. The sixth guess ends the game.
 
@@ -29,7 +29,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from envs import Env, Player, Step, Trajectory, finish, main
+from envs import Env, Player, Step, Trajectory, finish
+from envs.data import flag
 
 WORDS_FILE = Path(__file__).with_name("wordle_words.txt")
 FIRST_OBS = "Wordle:\n"
@@ -279,7 +280,7 @@ class Wordle(Env):
             if any(rewards[1::2]):
                 raise ValueError("a reward for an observation")
             rewards = rewards[::2]
-        return [Trajectory(texts, rewards, bool(record["done"]), rewards[-1] == 0)]
+        return [Trajectory(texts, rewards, flag(record["done"]), rewards[-1] == 0)]
 
     def worst_return(self) -> float:
         """Every guess but the right one costs 1, and there are six."""
@@ -291,7 +292,8 @@ class Wordle(Env):
 
     def render(self, text: str) -> str:
         if text == FIRST_OBS:
-            return f"{text}five letters with spaces between, as in `s h i r e`; {MAX_GUESSES} guesses\n"
+            example = self.vocabulary.actions[0].strip()
+            return f"{text}five letters with spaces between, as in `{example}`; {MAX_GUESSES} guesses\n"
         shown = "not a word of the list\n"
         if text != "\n":
             guess, colours = self.history[-1]
@@ -328,4 +330,6 @@ def best_player(env: Wordle, rng: random.Random) -> str:
 ENV = Wordle
 
 if __name__ == "__main__":
+    from envs.terminal import main
+
     main(Wordle)

@@ -1,7 +1,9 @@
-"""The results table, from the finished runs under runs/ and from games of the scripted players; and learning curves.
+"""The results table, from the finished runs and from games of the scripted players; and learning curves.
 
     python results/table.py                                       every task that has a finished run, as Markdown
     python results/table.py --env-ids maze_fo --plot results      that one, and its curves as results/maze_fo.png
+
+The runs are those under runs/, or under the folder that the environment variable LMRL_RUNS names.
 """
 
 import json
@@ -16,6 +18,7 @@ import tyro
 
 sys.path.insert(0, str(ROOT := Path(__file__).resolve().parent.parent))  # runs from a plain checkout, from anywhere
 from envs import SEEDS, EnvId, make, play  # noqa: E402
+from envs.run import RUNS  # noqa: E402
 
 # What runs are called (`--exp-name`), what the table calls them, and the mean returns in table 2 of arXiv 2311.18232,
 # of these tasks.
@@ -39,7 +42,7 @@ COLUMNS = ("", "return", "by seed", "score", "success", "invalid actions", "minu
 @dataclass
 class Args:
     env_ids: tuple[EnvId, ...] = ()  # variants of the tasks (default: those that have a finished run)
-    runs: Path = ROOT / "runs"  # folder of the runs
+    runs: Path = RUNS  # folder of the runs
     plot: Path | None = None  # folder for the learning curves, one picture for each task
 
 
@@ -69,10 +72,11 @@ def read_run(folder: Path) -> Run:
     run = json.loads((folder / "args.json").read_text(encoding="utf-8"))
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     args = run["args"]
-    about = ", ".join(f"{name} {(args | run)[name]}" for name in ("commit", "torch", "device", "threads")
-                      if name in args | run)
-    about += "".join(f", {name} {value}" for name, value in run.get("env", {}).items())
-    return Run(args["env_id"], args["exp_name"], args["seed"], about, [json.loads(line) for line in lines if line])
+    about = {"commit": run.get("commit")}
+    about |= {name: run.get("versions", {}).get(name) for name in ("python", "torch", "transformers")}
+    about |= {"device": args["device"], **run.get("machine", {}), **run.get("env", {})}
+    where = ", ".join(f"{name} {value}" for name, value in about.items() if value)
+    return Run(args["env_id"], args["exp_name"], args["seed"], where, [json.loads(line) for line in lines if line])
 
 
 def mean_and_error(values: list[float]) -> str:

@@ -1,23 +1,23 @@
 # What tests/run.sh and benchmarks.sh install, from the root of the checkout.
 
-# Install requirement files into .venv, unless they are as they were when that was last done.
+# Install requirement files into .venv, in the versions of constraints.txt, unless that has been done already.
 install() {
     local python=${PYTHON:-python3} file changed=()
     for file in "$@"; do
-        cmp -s "$file" ".venv/installed-${file//\//-}" || changed+=("$file")
+        cat constraints.txt "$file" | cmp -s - ".venv/installed-${file//\//-}" || changed+=("$file")
     done
     [ ${#changed[@]} -gt 0 ] || return 0
     if [ ! -x .venv/bin/pip ]; then
-        if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then
-            echo "error: Python 3.10, 3.11 or 3.12 is needed, but $python is $("$python" -V 2>&1 || true);" \
+        if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+            echo "error: Python 3.10 or newer is needed, but $python is $("$python" -V 2>&1 || true);" \
                  "name another: PYTHON=python3.12" >&2
             exit 1
         fi
         "$python" -m venv .venv
     fi
-    .venv/bin/pip install --quiet $(printf -- '-r %s ' "$@")
+    .venv/bin/pip install --quiet --constraint constraints.txt $(printf -- '-r %s ' "$@")
     for file in "$@"; do
-        cp "$file" ".venv/installed-${file//\//-}"
+        cat constraints.txt "$file" > ".venv/installed-${file//\//-}"
     done
 }
 

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs import Trajectory, load_dataset, make, play
+from envs import Trajectory, make, play
 from envs.car_dealer import (
     BUDGETS,
     CONSTANTS,
@@ -38,6 +38,7 @@ from envs.car_dealer import (
 )
 from envs.car_dealer_sellers import offer_line, told
 from envs.car_dealer_words import BRANDS, FEATURES, LINES, SAID, TYPES, enumerate_names, money, understand, verdict
+from envs.data import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
@@ -985,6 +986,10 @@ def test_original_format(tmp_path):
     ({"p": [DIALOGUE | {"lines": []}]}, "reward"),
     ({"p": [{"lines": DIALOGUE["lines"]}]}, "no 'output'"),
     ({"p": [DIALOGUE | {"output": {"car_bought": True, "msrp": 1, "buy_price": "much"}}]}, "much"),
+    ({"p": [DIALOGUE | {"output": {"car_bought": True, "msrp": 1, "buy_price": True}}]}, "True instead of a price"),
+    ({"p": [DIALOGUE | {"output": {"car_bought": True, "msrp": 1, "buy_price": "nan"}}]}, "instead of a finite number"),
+    ({"p": [DIALOGUE | {"output": {"car_bought": True, "msrp": 1, "buy_price": 10**400}}]}, "else .*too large"),
+    ({"p": [DIALOGUE | {"output": {"car_bought": "false", "msrp": 1, "buy_price": 1}}]}, "'false' instead of true or"),
     ({"p": DIALOGUE}, "persona"), ([DIALOGUE], "persona"), (7, "persona"),
 ])
 def test_bad_file_is_named(tmp_path, record, what):

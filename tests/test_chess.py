@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs.chess
-from envs import SEEDS, Trajectory, VectorEnv, make, play, read_file
+from envs import SEEDS, Trajectory, VectorEnv, make, play
 from envs.chess import (
     EnginePool,
     distance,
@@ -33,6 +33,7 @@ from envs.chess import (
     spaced,
     test_positions,
 )
+from envs.data import read_file
 
 test_positions.__test__ = False  # a function of the module, no test
 ROOT = Path(__file__).resolve().parent.parent
@@ -215,20 +216,18 @@ def test_lines_are_the_best_first():
 
 def games(env_id, num, num_envs):
     """Games of the random player with illegal moves between them, side by side."""
-    vector, rngs, found = VectorEnv(env_id, num_envs), {}, {}
-    number = {index: index for index in vector.reset(range(num))}
-    while number:
+    vector, waiting, found = VectorEnv(env_id, num_envs), [*range(num)], {}
+    rngs = [random.Random(number) for number in waiting]
+    while waiting or vector.games:
+        while waiting and vector.free:
+            vector.reset(waiting[0], waiting.pop(0))
         actions = {}
-        for index in number:
-            rng = rngs.setdefault(number[index], random.Random(number[index]))
-            legal = [spaced(vector.envs[index].board.san(move)) for move in vector.envs[index].board.legal_moves]
-            actions[index] = rng.choice([*legal, "0 - 1\n"])
-        steps, begun = vector.step(actions)
-        for index, (*_, info) in steps.items():
+        for number, game in vector.games.items():
+            legal = [spaced(game.env.board.san(move)) for move in game.env.board.legal_moves]
+            actions[number] = rngs[number].choice([*legal, "0 - 1\n"])
+        for number, (*_, info) in vector.step(actions).items():
             if "trajectory" in info:
-                found[number.pop(index)] = info["trajectory"]
-        for index in begun:
-            number[index] = max([*rngs, *number.values()]) + 1
+                found[number] = info["trajectory"]
     return [found[i] for i in range(num)]
 
 
@@ -520,7 +519,10 @@ def test_original_formats(tmp_path, record, rewards, terminated):
 
 
 @pytest.mark.parametrize("record", [{"state": STATE}, [], "chess", [{"state": "Wordle:\n", "action": "a\n", "reward": 0,
-                                                                  "done": True}]])
+                                                                  "done": True}],
+                                    *({"from_state": STATE, "action": "Q b 2\n", "reward": 0, "done": True} | wrong
+                                      for wrong in ({"done": "false"}, {"done": 1}, {"reward": True}, {"reward": "1"},
+                                                    {"reward": float("inf")}, {"action": "Q b 2\nQ b 3\n"}))])
 def test_wrong_records(tmp_path, record):
     path = tmp_path / "games.jsonl"
     path.write_text(json.dumps(record) + "\n")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -20,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs import MODULES, EnvId, Trajectory, VectorEnv, load_dataset, make, play, read_file, write_file
+from envs import MODULES, EnvId, Trajectory, VectorEnv, make, play
 from envs.chess import find_engine
+from envs.data import fingerprint, load_dataset, load_shuffled, read_file, replace, write_file
 from envs.maze import (
     ANYWHERE,
     CELLS,
@@ -320,7 +322,7 @@ def test_generating_leaves_the_game_alone():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(envs, "DATA_DIR", tmp_path / "data")
+    monkeypatch.setattr("envs.data.DATA_DIR", tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -365,6 +367,76 @@ def test_other_arguments_make_other_data(folder, tmp_path):
     assert len(left_in(folder)) == len(everything) + 1
     with pytest.raises(ValueError, match="at least 1"):
         load(0)
+
+
+@pytest.mark.parametrize(("env_id", "options"), [("maze_po", {}), ("wordle", {"real_duplicates": "true"})])
+def test_fingerprint_is_the_name_of_generated_data(folder, env_id, options):
+    env = make(env_id, **options)
+    named = fingerprint(env, num_trajectories=3, seed=2, **options)
+    assert not folder.exists()  # known before anything is made
+    list(load_dataset(env, num_trajectories=3, seed=2, **options))
+    assert [path.name for path in left_in(folder)] == [named]
+    others = [fingerprint(env, num_trajectories=3, seed=3, **options), fingerprint(env, **options),
+              fingerprint(env, num_trajectories=3, seed=2, other="option", **options)]
+    assert len({named, *others}) == 4 and others[1].startswith(f"{env_id}-{env.num_trajectories}-0-")
+
+
+def test_fingerprint_of_a_file(tmp_path):
+    file = tmp_path / "games.jsonl"
+    write_file(make("maze_fo"), make("maze_fo").generate(3, 0), file)
+    named = fingerprint(make("maze_fo"), str(file))
+    assert named == f"games.jsonl {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    file.write_bytes(flipped(file.read_bytes()))
+    changed = fingerprint(make("maze_fo"), str(file))
+    file.rename(tmp_path / "other.jsonl")
+    assert len({named, changed, fingerprint(make("maze_fo"), str(tmp_path / "other.jsonl"))}) == 3
+
+
+@pytest.mark.parametrize("function", [load_dataset, fingerprint])
+def test_data_that_cannot_be(folder, tmp_path, function):
+    """Is known at the call, before anything is made or read."""
+    for path in (tmp_path, tmp_path / "missing.jsonl"):
+        with pytest.raises(FileNotFoundError, match=f"no dataset file {path}"):
+            function(make("maze_fo"), str(path))
+    for number in (0, -1):
+        with pytest.raises(ValueError, match="num_trajectories must be at least 1"):
+            function(make("maze_fo"), num_trajectories=number)
+    assert not folder.exists()
+
+
+def test_progress_is_shown_when_generating_takes_long(folder, monkeypatch, capfd):
+    generate, seconds = envs.maze.Maze.generate, [0.0]
+
+    def slow(*args):
+        for trajectory in generate(*args):
+            seconds[0] += 0.1
+            yield trajectory
+
+    monkeypatch.setattr("tqdm.std.time", lambda: seconds[0])
+    monkeypatch.setattr("envs.maze.Maze.generate", slow)
+    for number in (19, 30):
+        load(number)
+        shown = capfd.readouterr()
+        assert not shown.out and ("generating maze_fo" in shown.err) == (number == 30), number
+    for _ in load_dataset(make("maze_fo"), num_trajectories=30):  # what is there already
+        seconds[0] += 0.1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_data_folder_is_named_by_the_environment(tmp_path):
+    """So that the checkout need not be writable; nothing of it needs torch or numpy."""
+    code = "import sys, envs, envs.data, envs.terminal; list(envs.data.load_dataset(envs.make('maze_fo'), None, 3));" \
+           "print(envs.data.DATA_DIR, {'torch', 'numpy', 'transformers'} & set(sys.modules))"
+    for name, expected in ((tmp_path / "there" / "data", tmp_path / "there" / "data"), ("data", tmp_path / "data")):
+        environment = os.environ | {"LMRL_DATA": str(name), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code]
+        shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert shown.stdout == f"{name} set()\n", shown.stderr
+        assert [path.name[:12] for path in left_in(expected)] == ["maze_fo-3-0-"]
+    code = "import envs.data; print(envs.data.DATA_DIR)"
+    for environment in (os.environ | {"LMRL_DATA": ""}, {k: v for k, v in os.environ.items() if k != "LMRL_DATA"}):
+        shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert shown.stdout == f"{ROOT / 'data'}\n"
 
 
 def test_what_is_told_about_a_task_names_its_data(folder, monkeypatch):
@@ -504,7 +576,7 @@ def test_half_of_other_data_is_left_alone(folder, monkeypatch):
 AT_ONCE = """
 import os, sys, time
 from pathlib import Path
-import envs, envs.maze
+import envs, envs.data, envs.maze
 folder, generate = Path(sys.argv[1]), envs.maze.Maze.generate
 
 def slow(self, *args):
@@ -514,10 +586,10 @@ def slow(self, *args):
     time.sleep(0.3)  # the other is on its way into load_dataset
     yield from generate(self, *args)
 
-envs.maze.Maze.generate, envs.DATA_DIR = slow, folder / "data"
+envs.maze.Maze.generate, envs.data.DATA_DIR = slow, folder / "data"
 env = envs.make("maze_fo")
 (folder / f"ready {os.getpid()}").touch()
-print(*envs.load_dataset(env, num_trajectories=20))
+print(*envs.data.load_dataset(env, num_trajectories=20))
 """
 
 
@@ -625,14 +697,14 @@ def test_load_shuffled(tmp_path, folder):
         env = make(env_id, **options)
         plain = load(50, env_id, **options)
         assert len({str(t.texts) for t in plain}) > 5
-        orders = [envs.load_shuffled(env, None, 50, seed, **options) for seed in (1, 1, 2)]
+        orders = [load_shuffled(env, None, 50, seed, **options) for seed in (1, 1, 2)]
         assert all(sorted(map(str, order)) == sorted(map(str, plain)) for order in orders)
         assert orders[0] == orders[1] and plain != orders[0] != orders[2] != plain
         write_file(env, plain, tmp_path / f"{env_id}.jsonl")
-        assert envs.load_shuffled(env, str(tmp_path / f"{env_id}.jsonl"), None, 1, **options) == orders[0]
+        assert load_shuffled(env, str(tmp_path / f"{env_id}.jsonl"), None, 1, **options) == orders[0]
     assert len(left_in(folder)) == 2
     with pytest.raises(FileNotFoundError):
-        envs.load_shuffled(make("maze_fo"), str(tmp_path / "missing.jsonl"), None, 1)
+        load_shuffled(make("maze_fo"), str(tmp_path / "missing.jsonl"), None, 1)
 
 
 def write_some(path):
@@ -651,7 +723,7 @@ def contents(folder):
 def test_replace(tmp_path):
     """Files and folders, by their like; what was there stays until the new one is whole."""
     new, old = tmp_path / "new folder" / "file", tmp_path / "old"
-    envs.replace(new, write_some)
+    replace(new, write_some)
     assert contents(tmp_path) == {"new folder/file": "new"}
     new.write_text("old")
 
@@ -659,10 +731,10 @@ def test_replace(tmp_path):
         assert path.parent == new.parent and path != new and new.read_text() == "old"
         write_some(path)
 
-    envs.replace(new, write)
+    replace(new, write)
     assert contents(tmp_path) == {"new folder/file": "new"}
     for _ in range(2):
-        envs.replace(old, write_folder)
+        replace(old, write_folder)
         assert contents(tmp_path) == {"new folder/file": "new", "old/file": "new"}
         (old / "file").write_text("old")
         (old / "other").write_text("old")
@@ -680,7 +752,7 @@ def test_replace_that_fails(tmp_path, write, error):
     write_folder(tmp_path / "folder")
     for name in ("file", "folder", "nothing"):
         with pytest.raises(error):
-            envs.replace(tmp_path / name, fail)
+            replace(tmp_path / name, fail)
     assert contents(tmp_path) == {"file": "new", "folder/file": "new"}
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
 
@@ -702,14 +774,46 @@ BAD = [
     ("maze_fo", FO, [FO[0] | {"state": GAME[0].replace("6, 6", "6, 7")}], "observation that is not one of maze_fo"),
     ("maze_fo", FO, [FO[0] | {"state": None}], "list of texts"),
     ("maze_fo", FO, [FO[0] | {"action": ""}], "list of texts, none of them empty"),
-    ("maze_fo", FO, [FO[0] | {"action": "move down"}], "action to end with a newline"),
+    ("maze_fo", FO, [FO[0] | {"action": "move down"}], "the action 'move down' instead of one line with a newline"),
     ("maze_fo", FO, [FO[0] | {"reward": "much"}], "'much'"),
     ("maze_fo", FO, PO, "dict instead of a list of {state, action, reward, done}"),
     ("maze_fo", FO, "7", "int instead of a list"),
-    ("maze_fo", OURS, OURS | {"rewards": [-1.0, 0.0]}, "one reward per action, found 2 rewards for 1 actions"),
+    ("maze_fo", OURS, OURS | {"rewards": [-1.0, 0.0]}, "2 rewards for 1 actions instead of one reward per action"),
     ("maze_fo", OURS, {"texts": OURS["texts"]}, "something else .*rewards"),
     ("maze_fo", OURS, OURS | {"texts": [GAME[0], DOWN, "\n"]}, "observation"),
     ("maze_fo", OURS, OURS | {"reward": 1}, "something else .*reward"),
+    *(("maze_fo", OURS, OURS | {"rewards": [reward]}, f"{found} instead of a finite number") for reward, found in (
+        (float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (10**400, "the reward 10+"),
+        (-10**400, "the reward -10+"), (True, "the reward True"), ("-1", "the reward '-1'"), (None, "the reward None"),
+        ([-1.0], r"the reward \[-1.0\]"))),
+    *(("maze_fo", OURS, json.dumps(OURS).replace("[-1.0]", f"[{reward}]"), "instead of a finite number|digits")
+      for reward in ("1e999", "-1e999", "NaN", "1" + "0" * 309, "1" * 5000)),
+    ("maze_fo", OURS, OURS | {"texts": [*OURS["texts"], DOWN, GAME[2]], "rewards": [1e308, 1e308]}, "sum is infinite"),
+    *(("maze_fo", OURS, OURS | {name: value}, f"`{name}` {value!r} instead of true or false")
+      for name in ("terminated", "success") for value in ("false", "true", 0, 1, None, 0.0)),
+    ("maze_fo", OURS, OURS | {"rewards": -1.0}, "-1.0 for 1 actions"),
+    ("maze_fo", OURS, OURS | {"rewards": {"0": -1.0}}, "instead of one reward per action"),
+    ("maze_fo", OURS, OURS | {"rewards": []}, "0 rewards for 1 actions"),
+    *(("maze_fo", OURS, OURS | {"texts": texts}, "list of texts")
+      for texts in ("abc", None, {"a": 1}, [GAME[0], 7, GAME[1]], [GAME[0], [DOWN], GAME[1]])),
+    *(("maze_fo", OURS, OURS | {"texts": [GAME[0], action, GAME[1]]}, "instead of one line with a newline at its end")
+      for action in ("move down\nmove up\n", "\nmove down\n", "move down\n\n", "move down\nmove up", "move down\r")),
+    *(("maze_fo", OURS, OURS | {"texts": texts}, "a carriage return or half a surrogate pair in .* instead of whole")
+      for texts in ([GAME[0], "move down\r\n", GAME[1]], [GAME[0][:-1] + "\r\n", DOWN, GAME[1]],
+                    [GAME[0], "move\rdown\n", GAME[1]], [GAME[0], DOWN, "\r" + GAME[1]], ["\ud800", DOWN, GAME[1]],
+                    [GAME[0], "move \udfff\n", GAME[1]], [GAME[0], DOWN, "ä\udc80"])),
+    ("maze_fo", OURS, "[" * 100_000, "something else|not JSON"),
+    ("maze_fo", FO, [FO[0] | {"reward": float("nan")}], "NaN instead of a finite number"),
+    ("maze_fo", FO, json.dumps([FO[0]]).replace("-1.0", "1e999"), "the reward inf instead of a finite number"),
+    ("maze_fo", FO, [FO[0] | {"reward": 10**400}], "instead of a finite number"),
+    ("maze_fo", FO, [FO[0] | {"reward": True}], "the reward True instead of a finite number"),
+    ("maze_fo", FO, [FO[0] | {"done": "false"}], "'false' instead of true or false"),
+    ("maze_fo", FO, [FO[0] | {"action": "move down\r\n"}], "carriage return"),
+    ("maze_fo", FO, [FO[0] | {"action": "move down\nmove up\n"}], "one line"),
+    ("maze_fo", FO, [FO[0] | {"state": "\ud800\n"}], "half a surrogate pair"),
+    ("maze_po", PO, PO | {"rewards": [-1.0, float("inf")]}, "Infinity instead of a finite number"),
+    ("maze_po", PO, PO | {"dones": [False, "false"]}, "'false' instead of true or false"),
+    ("maze_po", PO, PO | {"text_history": "abcde"}, "list of texts"),
     ("maze_fo", OURS, OURS | {"texts": [*OURS["texts"][:2], ""]}, "list of texts, none of them empty"),
     ("maze_po", PO, FO, "something else"),
     ("maze_po", PO, PO | {"rewards": [-1.0]}, "one reward per action"),
@@ -725,6 +829,23 @@ def test_bad_line_is_named(tmp_path, env_id, good, bad, what):
         read(tmp_path / "file.jsonl", env_id, good, "", bad, good)
     with pytest.raises(ValueError, match=r"file\.jsonl, line 1: expected"):
         read(tmp_path / "file.jsonl", env_id, bad, good)
+
+
+def test_bytes_that_are_no_utf_8(tmp_path):
+    """Neither within a file, nor as the code points that Python's own decoder of JSON would let pass."""
+    line = json.dumps(OURS).encode()
+    for action in (b"move \xff\\n", b"move \xed\xa0\x80\\n", b"move \xe9\\n"):
+        (tmp_path / "file.jsonl").write_bytes(line + b"\n" + line.replace(rb"move down\n", action) + b"\n")
+        with pytest.raises(ValueError, match=r"file\.jsonl, line 2: expected .* found a (line that is not JSON|carr)"):
+            list(load_dataset(make("maze_fo"), str(tmp_path / "file.jsonl")))
+
+
+def test_numbers_of_any_kind_are_read(tmp_path):
+    """Whole ones as well, and the largest; texts in any script."""
+    rewards = [-1, 0, -0.5, 1e308, -1e308, 5e-324]
+    (game,) = read(tmp_path / "file.jsonl", "maze_fo", OURS | {"texts": [GAME[0], "←🙂\n"] * 6, "rewards": rewards})
+    assert game.rewards == rewards and all(isinstance(reward, float) for reward in game.rewards)
+    assert game.texts[1] == "←🙂\n"
 
 
 def test_file_that_is_no_text(tmp_path):
@@ -772,51 +893,87 @@ def assert_replays(env, seed, game, num_invalid):
 @every_task
 @pytest.mark.parametrize(("num_envs", "num_games"), [(8, 60), (1, 4), (8, 5), (3, 3)])
 def test_vector_equals_single_games(env_id, num_envs, num_games):
-    """All games, in the order of their seeds, written down; where one ends the next begins."""
+    """Games that begin and end at any time, some of one seed, are those of single environments, and written down."""
     slow = MODULES[env_id] == "envs.chess"
     num_games = min(num_games, 10) if slow else num_games  # most of them of 400 turns
     vector, rng = VectorEnv(env_id, num_envs), random.Random(0)
-    singles = [make(env_id) for _ in range(num_envs)]
     actions = [action for game in make(env_id).generate(4 if slow else 20, 0) for action in game.texts[1::2]]
-    # The last two: cut off, else valid; and with more behind its newline, which nobody hears.
+    # The last two: cut off, otherwise valid; and with more after its newline, which nobody hears.
     actions += ["?", "\n", "", actions[0][:-1], actions[0] + "?\n"] * (len(actions) // 10)
-    waiting, seed, texts, rewards, num_invalid = [], {}, {}, {}, {}
-
-    def begin(index):
-        seed[index] = waiting.pop(0)
-        texts[index], rewards[index], num_invalid[index] = [singles[index].reset(seed[index])[0]], [], 0
-        return texts[index][0]
-
-    vector.reset(range(num_games))  # games that are given up
-    vector.step({0: "?"})
-    waiting += (seeds := rng.sample(range(10**6), num_games))
-    running = {index: begin(index) for index in range(min(num_envs, num_games))}
-    assert vector.reset(iter(seeds)) == running
-    played = []
-    while running:
-        chosen = [index for index in rng.sample(sorted(running), len(running)) if rng.random() < 0.6]
-        chosen = {index: rng.choice(actions) for index in chosen}
-        (steps, begun), expected = vector.step(chosen), {}
+    waiting = rng.sample(range(10**6), num_games)  # the games' numbers
+    seeds = {number: rng.randrange(2 * num_games) for number in waiting}
+    free, single, texts, rewards, num_invalid, played = [make(env_id) for _ in range(num_envs)], {}, {}, {}, {}, []
+    while waiting or single:
+        while waiting and free and rng.random() < 0.9:
+            number = waiting.pop()
+            single[number] = free.pop()
+            texts[number], rewards[number], num_invalid[number] = [single[number].reset(seeds[number])[0]], [], 0
+            assert vector.reset(number, seeds[number]) == texts[number][0]
+        chosen = [number for number in rng.sample(sorted(single), len(single)) if rng.random() < 0.6]
+        chosen = {number: rng.choice(actions) for number in chosen}
+        steps = vector.step(chosen)
         assert list(steps) == list(chosen)
-        for index, action in chosen.items():
+        for number, action in chosen.items():
             heard, newline, _ = action.partition("\n")
-            obs, reward, terminated, truncated, info = singles[index].step(heard + newline)
-            texts[index] += [heard + (newline or "…\n"), obs]
-            rewards[index].append(reward)
-            num_invalid[index] += not info["valid"]
+            obs, reward, terminated, truncated, info = single[number].step(heard + newline)
+            texts[number] += [heard + (newline or "…\n"), obs]
+            rewards[number].append(reward)
+            num_invalid[number] += not info["valid"]
             if terminated or truncated:
-                game = Trajectory(texts[index], rewards[index], terminated, info["success"])
-                played.append((seed[index], game, num_invalid[index]))
-                info |= {"trajectory": game, "num_invalid": num_invalid[index]}
-                if waiting:
-                    expected[index] = begin(index)
-                else:
-                    del running[index]
-            assert steps[index] == (obs, reward, terminated, truncated, info)
-        assert list(begun.items()) == list(expected.items())
-    assert not waiting and sorted(seeds) == sorted(game[0] for game in played) and any(game[2] for game in played)
+                game = Trajectory(texts[number], rewards[number], terminated, info["success"])
+                played.append((seeds[number], game, num_invalid[number]))
+                info |= {"trajectory": game, "num_invalid": num_invalid[number]}
+                free.append(single.pop(number))
+            assert steps[number] == (obs, reward, terminated, truncated, info)
+        assert sorted(vector.games) == sorted(single) and len(vector.free) == len(free)
+    assert len(played) == num_games and any(game[2] for game in played)
+    env = make(env_id)
     for game in played:
-        assert_replays(singles[0], *game)
+        assert_replays(env, *game)
+
+
+@every_task
+def test_vector_plays_one_seed_many_times(env_id):
+    """At once or one after the other, under any numbers."""
+    env, vector = make(env_id), VectorEnv(env_id, 2)
+    game = play(env, env.players()["data"], 7)
+    for numbers in ((5, 0), (5, 1), (-3, 10**9)):
+        assert [vector.reset(number, 7) for number in numbers] == [game.texts[0]] * 2
+        for action in game.texts[1::2]:
+            steps = vector.step(dict.fromkeys(numbers, action))
+        assert [steps[number][-1]["trajectory"] for number in numbers] == [game, game]
+        assert [steps[number][-1]["num_invalid"] for number in numbers] == [0, 0]
+
+
+def test_any_action_can_be_written_down(folder):
+    """Carriage returns are no part of a line: both the game and its record have a space in their place."""
+    heard = []
+    vector = VectorEnv("maze_fo", 1)
+    vector.reset(0, 3)
+    step = vector.envs[0].step
+    vector.envs[0].step = lambda action: heard.append(action) or step(action)
+    for action in ("move left\r\n", "\r", "\r\n", "move\rdown\nmove up\n", "move up\n", *["…\n"] * 95):
+        (*_, info), = vector.step({0: action}).values()
+    assert heard[:5] == ["move left \n", " ", " \n", "move down\n", "move up\n"]
+    assert info["trajectory"].texts[1:10:2] == ["move left \n", " …\n", " \n", "move down\n", "move up\n"]
+    write_file(make("maze_fo"), [info["trajectory"]], folder / "file.jsonl")
+    assert list(read_file(make("maze_fo"), folder / "file.jsonl")) == [info["trajectory"]]
+
+
+def test_vector_has_room_for_so_many_games():
+    vector = VectorEnv("maze_fo", 2)
+    vector.reset(0, CELLS.index((7, 6)))
+    with pytest.raises(ValueError, match="game 0 is still being played"):
+        vector.reset(0, 1)
+    vector.reset(1, 1)
+    with pytest.raises(ValueError, match="all 2 environments are in use"):
+        vector.reset(2, 1)
+    with pytest.raises(KeyError):
+        vector.step({2: UP})
+    assert vector.step({0: DOWN})[0][2] and vector.reset(2, 3) == OBS["maze_fo"][CELLS[3]]
+    with pytest.raises(KeyError):
+        vector.step({0: UP})
+    assert vector.step({1: UP})[1][0] == OBS["maze_fo"][CELLS[1]]
 
 
 @every_task
@@ -825,8 +982,8 @@ def test_cut_off_actions_are_invalid(env_id):
     env = make(env_id)
     game = play(env, env.players()["data"], 4)
     action, vector = game.texts[1], VectorEnv(env_id, 2)
-    assert vector.reset([4, 4]) == dict.fromkeys((0, 1), game.texts[0])
-    steps, _ = vector.step({0: action, 1: action[:-1]})
+    assert [vector.reset(0, 4), vector.reset(1, 4)] == [game.texts[0]] * 2
+    steps = vector.step({0: action, 1: action[:-1]})
     assert steps[0][4]["valid"] and steps[0][:2] == (game.texts[2], game.rewards[0]) and not steps[1][4]["valid"]
 
 
@@ -840,9 +997,11 @@ def test_vector_steps_all_games_at_once(monkeypatch):
 
     monkeypatch.setattr("envs.maze.Maze.step_all", classmethod(noted))
     vector = VectorEnv("maze_fo", 3)
-    vector.reset([CELLS.index((7, 6)), 1, 2])
-    assert list(vector.step({2: UP, 0: DOWN})[0]) == [2, 0] and vector.step({}) == ({}, {})
-    assert calls == [([vector.envs[2], vector.envs[0]], [UP, DOWN]), ([], [])]
+    for game, seed in enumerate((CELLS.index((7, 6)), 1, 2)):
+        vector.reset(game, seed)
+    playing = [vector.games[2].env, vector.games[0].env]
+    assert list(vector.step({2: UP, 0: DOWN})) == [2, 0] and vector.step({}) == {}
+    assert calls == [(playing, [UP, DOWN]), ([], [])]
 
 
 @every_task
@@ -868,22 +1027,18 @@ def test_step_all(env_id):
 def test_vector_repeats_what_was_played(env_id):
     """The games of a player, each by its seed."""
     env, seeds = make(env_id), range(30, 38 if MODULES[env_id] == "envs.chess" else 50)
-    expected = [play(env, env.players()["data"], seed) for seed in seeds]
-    vector, games, ended = VectorEnv(env_id, 4), {}, []
-    number = {index: index for index in vector.reset(seeds)}
-    while number:
-        actions = {index: expected[i].texts[1::2][games.get(i, 0)] for index, i in number.items()}
-        games.update({i: games.get(i, 0) + 1 for i in number.values()})
-        steps, begun = vector.step(actions)
-        for index, (*_, info) in steps.items():
-            if "trajectory" in info:
-                assert info["trajectory"] == expected[number[index]] and info["num_invalid"] == 0
-                ended.append(number.pop(index))
-        for index, obs in begun.items():
-            number[index] = max(games) + 1
-            games[number[index]] = 0
-            assert obs == expected[number[index]].texts[0]
-    assert sorted(ended) == list(range(len(seeds)))
+    expected = {seed: play(env, env.players()["data"], seed) for seed in seeds}
+    vector, waiting, turns = VectorEnv(env_id, 4), list(seeds), dict.fromkeys(seeds, 0)
+    while waiting or vector.games:
+        while waiting and vector.free:
+            seed = waiting.pop(0)
+            assert vector.reset(seed, seed) == expected[seed].texts[0]
+        for seed, step in vector.step({seed: expected[seed].texts[1::2][turns[seed]] for seed in vector.games}).items():
+            turns[seed] += 1
+            if "trajectory" in step[-1]:
+                assert step[-1]["trajectory"] == expected[seed] and step[-1]["num_invalid"] == 0
+                assert turns.pop(seed) == len(expected[seed].rewards)
+    assert not turns
 
 
 def test_means_over_games():
@@ -935,8 +1090,80 @@ def test_trajectory_as_text():
 def test_env_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         envs.Env("maze_fo")
-    assert envs.Env.__abstractmethods__ == {"reset", "step", "generate", "players", "recognises", "parse",
-                                            "worst_return", "best_return"}
+    assert envs.Env.__abstractmethods__ == {"reset", "step", "generate", "players"}
+
+
+COIN = """
+import random
+from envs import Env, Trajectory, finish
+
+class Coin(Env):
+    variants = ("coin",)
+
+    def reset(self, seed):
+        self.side = random.Random(seed).choice(["heads\\n", "tails\\n"])
+        return "Heads or tails?\\n", {}
+
+    def step(self, action):
+        right = action == self.side
+        return self.side, float(right), True, False, {"success": right, "valid": action in ("heads\\n", "tails\\n")}
+
+    def generate(self, num_trajectories, seed, start=0):
+        for i in range(start, num_trajectories):
+            yield finish(self, self.players()["random"], random.Random(f"{seed} {i}"), self.reset(i)[0])
+
+    def players(self):
+        return {"random": lambda env, rng: rng.choice(["heads\\n", "tails\\n"])}
+
+ENV = Coin
+
+if __name__ == "__main__":
+    from envs.terminal import main
+    main(Coin)
+"""
+
+
+@pytest.fixture
+def coin(tmp_path, monkeypatch):
+    """A task that has what each task must have, and nothing else."""
+    (tmp_path / "coin.py").write_text(COIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(MODULES, "coin", "coin")
+    yield make("coin")
+    del sys.modules["coin"]
+
+
+def test_four_methods_make_a_task(coin, folder, tmp_path):
+    assert COIN[COIN.index("class") : COIN.index("ENV")].count("\n    def ") == 4
+    data = load(30, "coin")
+    assert data == load(30, "coin") == list(coin.generate(30, 0)) and {t.success for t in data} == {True, False}
+    write_file(coin, data, tmp_path / "file.jsonl")
+    assert list(load_dataset(coin, str(tmp_path / "file.jsonl"))) == data
+    with pytest.raises(ValueError, match="line 1: expected a coin trajectory, found .*not a record of coin"):
+        read(tmp_path / "file.jsonl", "coin", FO)
+    vector = VectorEnv("coin", 2)
+    assert [vector.reset(game, seed) for game, seed in ((7, 0), (8, 1))] == ["Heads or tails?\n"] * 2
+    games = [step[-1]["trajectory"] for step in vector.step({7: "heads\n", 8: "heads"}).values()]
+    assert [game.texts[1] for game in games] == ["heads\n", "heads…\n"] and not games[1].success
+    found = envs.statistics(coin, games, 1)
+    assert found["episodic_length"] == 1 and found["invalid_actions"] == 0.5 and "score" not in found
+    assert (coin.score(1), coin.paper_score(1), coin.worst_return(), coin.best_return()) == (None,) * 4
+    assert min(coin.max_turns, coin.num_trajectories, coin.num_test_episodes) > 0
+
+
+def test_four_methods_make_a_task_in_the_terminal(coin, tmp_path):
+    code = f"import envs, runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); envs.MODULES['coin'] = 'coin';" \
+           "runpy.run_module('coin', run_name='__main__', alter_sys=True)"
+    for arguments, shown in (([], "> heads\nreturn "), (["--player", "random"], " in 1 turns, "),
+                             (["--player", "random", "--episodes", "20"], "1.000 ± 0.000   paper: –"),
+                             (["--dataset-stats", "--num-trajectories", "20"], "20   paper: –")):
+        environment = os.environ | {"LMRL_DATA": str(tmp_path / "data")}
+        output = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, input="heads\n",
+                                capture_output=True, text=True, timeout=60)
+        assert output.returncode == 0, output.stderr
+        assert shown in output.stdout or shown.replace("> heads", "> tails") in output.stdout
+        assert "score" not in output.stdout
+    assert [path.name[:10] for path in left_in(tmp_path / "data")] == ["coin-20-0-"]
 
 
 @every_task
@@ -1005,6 +1232,42 @@ def test_typed_game():
     walls = describe_walls((7, 6))
     assert output == f"{walls}> {walls}> {describe_walls(GOAL)}return -4 in 2 turns, score 103.9, success\n"
     assert terminal("--env-id", "maze_po", text="move up\n").returncode == 0  # the end of the input ends it
+
+
+def in_bytes(env_id, *arguments, text=b"", encoding="ascii"):
+    """What `--env-id env_id` shows when the terminal's encoding is another than UTF-8."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    return subprocess.run([sys.executable, "-m", MODULES[env_id], *arguments], cwd=ROOT, env=environment, input=text,
+                          capture_output=True, timeout=60)
+
+
+@every_task
+def test_terminal_without_utf_8(env_id):
+    """What its encoding lacks is shown as a question mark."""
+    for arguments in (["--help"], ["--env-id", env_id, "--player", "random"],
+                      ["--env-id", env_id, "--player", "random", "--episodes", "11"]):
+        output = in_bytes(env_id, *arguments)
+        assert output.returncode == 0 and output.stdout.isascii() and b"Traceback" not in output.stderr, output.stderr
+    assert b"paper: " in output.stdout and b" ? " in output.stdout  # the sign between mean and deviation
+
+
+TYPED = b"\n".join([b"", b"\xff\xfe", b"\xc3", "é".encode(), b"\xed\xa0\x80", b"\0", b"half a line \xc3"])
+
+
+@every_task
+def test_typed_bytes_that_are_no_text(env_id):
+    """Are no action, and do not end the game; the end of the input does, in the middle of a line as well."""
+    output = in_bytes(env_id, "--env-id", env_id, text=TYPED, encoding="utf-8")
+    assert output.returncode == 0 and not output.stderr, output.stderr
+    assert output.stdout.count(b"> ") == min(8, make(env_id).max_turns) and output.stdout.endswith(b"\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("text", [b"", b"\n", b"\xff\n", "é\n".encode(), b"move", b"\xc3", TYPED])
+def test_end_of_typed_input(text, encoding):
+    output = in_bytes("maze_po", "--env-id", "maze_po", text=text, encoding=encoding)
+    assert output.returncode == 0 and not output.stderr
+    assert output.stdout.count(b"> ") == 1 + len(text.split(b"\n")) - (text[-1:] in b"\n")
 
 
 def test_statistics(tmp_path):

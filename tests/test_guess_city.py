@@ -24,7 +24,8 @@ from gym_wrapper import check_with_gymnasium
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs import SEEDS, VectorEnv, load_dataset, make, play
+from envs import SEEDS, VectorEnv, make, play
+from envs.data import load_dataset
 from envs.guess_city import FIRST_OBS, GUESSES, MAX_QUESTIONS, GuessCity, bank, best_question, meaning, tells, usual
 from envs.guess_city_oracle import (
     COLUMNS,
@@ -579,9 +580,10 @@ def test_language_model_answers(model):
     options = {"oracle": "http://localhost:1/v1", "simulator_model": "tiny"}
     vector = VectorEnv("guess_city", 3, **options)
     assert model.made == [("http://localhost:1/v1", "tiny", "")] * 3 and vector.envs[0].about() == options
-    vector.reset([21, 9, 9])  # Lima, Tokyo, Tokyo
+    for number, seed in enumerate([21, 9, 9]):  # Lima, Tokyo, Tokyo
+        vector.reset(number, seed)
     model.says = {"Is it warm?\n": "Yes, in Lima it is."}
-    steps, _ = vector.step({0: "Is it warm?\n", 1: "What is there?\n", 2: "Is it Tokyo?\n"})
+    steps = vector.step({0: "Is it warm?\n", 1: "What is there?\n", 2: "Is it Tokyo?\n"})
     assert steps[0][0] in SAY["refuse"] and steps[1][0] == "It is a nice place.\n" and steps[2][0] in SAY["win"]
     assert len(model.asked) == 1 and [request.texts for request in model.asked[0]] == [
         ("Is it warm?\n",), ("What is there?\n",)]
@@ -744,6 +746,9 @@ def test_original_format(tmp_path):
     ("{not json", "not JSON"), (RECORD | {"lines": []}, "guess_city trajectory"), ({"lines": LINES}, "no 'correct'"),
     ({"correct": True}, "no 'done'"), (RECORD | {"lines": ["Is it Lima"]}, "question and its answer"),
     ([7], "something else"),
+    (RECORD | {"correct": "false"}, "'false' instead of true or false"),
+    (OTHER | {"done": "false"}, "'false' instead of true or false"),
+    (RECORD | {"lines": ["Is it \ud800? No."]}, "half a surrogate pair"),
     (RECORD | {"lines": [7]}, "something else"),
     (RECORD | {"lines": ["Is it red? No."], "correct": False}, "observation"),
 ])

@@ -1,68 +1,91 @@
-"""Whole runs of the scripts, tiny ones: resuming, replaying, errors, saved models; and behaviour cloning itself."""
+"""Whole runs of the scripts, tiny ones: resuming, testing again, what is saved; and behaviour cloning itself."""
 
 import json
 import math
 import random
+import re
+import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
-from algos import bc_maze, ilql_wordle
-from envs import SEEDS, EnvId, Trajectory, load_dataset, load_shuffled, make, read_file, write_file
+from algos import bc_maze, ilql_wordle, ppo_car_dealer
+from envs import SEEDS, Trajectory, make, maze, run
+from envs.data import load_dataset, load_shuffled, read_file, write_file
+from envs.run import Run
 
-SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle}
-scripts = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "ppo_car_dealer": ppo_car_dealer}
+LOSS = {"bc_maze": "bc_loss", "ilql_wordle": "ilql_losses", "ppo_car_dealer": "ppo_loss"}  # one call a gradient step
+WEIGHTS = {"bc_maze": {"policy"}, "ilql_wordle": {"critic", "target"}, "ppo_car_dealer": {"policy", "value_model"}}
+SMALL = ["--env-id", "maze_fo", "--device", "cpu", "--num-trajectories", "50", "--max-length", "48",
+         "--num-iterations", "3", "--minibatch-size", "8", "--eval-every", "2", "--num-eval-episodes", "3",
+         "--num-test-episodes", "5", "--num-envs", "3"]
+OFFLINE = ["--steps-per-iteration", "2", "--decay-from", "3"]
+OWN = {"bc_maze": OFFLINE, "ilql_wordle": [*OFFLINE, "--beta", "1", "300", "--tau", "0.1"],
+       "ppo_car_dealer": ["--num-episodes", "8", "--bc-coef", "0.1", "--kl-target", "0.01", "--update-epochs", "2",
+                          "--learning-rate", "0.01"]}
+ONE_STEP = {"bc_maze": ["--steps-per-iteration", "1"], "ilql_wordle": ["--steps-per-iteration", "1"],
+            "ppo_car_dealer": ["--update-epochs", "1"]}
+scripts = pytest.mark.parametrize("name", SCRIPTS)
+
+
+class Killed(BaseException):
+    """Like a signal, it passes all that catches errors."""
 
 
 def use_folder(patch, folder):
     """Let runs and data go there, and mazes end soon."""
-    for script in SCRIPTS.values():
-        patch.setattr(script, "ROOT", folder)
-    patch.setattr("envs.DATA_DIR", folder / "data")
-    patch.setattr("envs.maze.MAX_MOVES", 5)
+    patch.setattr(run, "RUNS", folder / "runs")
+    patch.setattr("envs.data.DATA_DIR", folder / "data")
+    patch.setattr(maze, "MAX_MOVES", 5)
 
 
-@pytest.fixture(autouse=True)
-def folder(monkeypatch, tmp_path):
-    use_folder(monkeypatch, tmp_path)
-    return tmp_path
+def command(patch, name, *flags):
+    """Run the script with the flags, as its last lines do; returns the sentence that it exits with, or None."""
+    script = SCRIPTS[name]
+    patch.setattr(sys, "argv", [f"algos/{name}.py", *flags])
+    try:
+        script.main(run.parse_args(script.Args, script.TUNED, script.PAPER, script.__doc__))
+    except SystemExit as stop:
+        return str(stop.code)
+    return None
 
 
-def setting(script, **options):
-    """Arguments of a run of a few seconds; that of ILQL has two iterations of BC and two of its own."""
-    small = dict(env_id="maze_fo", device="cpu", token_pattern=script.PHRASES, num_trajectories=40, hidden_size=16,
-                 num_layers=1, max_length=48, num_iterations=4, steps_per_iteration=3, minibatch_size=16,
-                 num_eval_episodes=4, num_test_episodes=6, num_envs=4, max_new_tokens=3)
-    if script is ilql_wordle:
-        small |= dict(bc_iterations=2, num_iterations=2, bc_learning_rate=2e-3, beta=(1000.0, 3000.0), tau=0.1)
-    return script.Args(**small | options)
+def kill_after(patch, owner, function, condition):
+    """Let the process die after a call of the function whose arguments are so."""
+    original = getattr(owner, function)
+
+    def call(*args, **kwargs):
+        result = original(*args, **kwargs)
+        if condition(*args, **kwargs):
+            raise Killed
+        return result
+
+    patch.setattr(owner, function, call)
 
 
-def run_folder(args):
-    return bc_maze.ROOT / "runs" / f"{args.env_id}__{args.exp_name}__{args.seed}"
-
-
-def timeless(row):
-    """What does not depend on the machine's speed."""
-    return {name: value for name, value in row.items() if not name.startswith("perf/") and name != "charts/minutes"}
-
-
-def metrics_of(folder):
-    """The rows that a run logged, without the times."""
-    return [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def rows_of(folder):
+    """The rows that a run logged, without what depends on the machine's speed."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items()
+             if not key.startswith("perf/") and key not in ("charts/SPS", "charts/minutes")} for row in rows]
 
 
 def assert_same(a, b):
-    """Two checkpoints, bit for bit."""
+    """Two checkpoints, bit for bit, but for how long something took."""
     if isinstance(a, dict):
         assert a.keys() == b.keys()
-        for name in a:
-            assert_same(a[name], b[name])
+        for key in a:
+            if not str(key).startswith("perf/"):
+                assert_same(a[key], b[key])
     elif isinstance(a, (list, tuple)):
         assert len(a) == len(b)
         for x, y in zip(a, b, strict=True):
@@ -73,191 +96,314 @@ def assert_same(a, b):
 
 def assert_same_run(folder, other):
     """Bit for bit, but for the times."""
-    assert metrics_of(folder) == metrics_of(other)
-    checkpoints = [torch.load(x / "last.pt", weights_only=True) for x in (folder, other)]
-    assert min(checkpoint.pop("seconds") for checkpoint in checkpoints) > 0
-    names = {"policy", "critic", "target"} if "critic" in checkpoints[0] else {"policy"}
-    assert checkpoints[0].keys() >= names and all(checkpoints[0][name] for name in names)
-    assert_same(*checkpoints)
+    assert rows_of(folder) == rows_of(other)
+    assert (folder / "episodes.jsonl").read_bytes() == (other / "episodes.jsonl").read_bytes()
+    names = {path.relative_to(folder) for path in folder.rglob("*")}
+    assert names == {path.relative_to(other) for path in other.rglob("*")}
+    for name in names:
+        if name.suffix == ".pt":
+            assert_same(*[torch.load(x / name, weights_only=True) for x in (folder, other)])
+        elif name.suffix == ".safetensors":
+            assert (folder / name).read_bytes() == (other / name).read_bytes()
+    args = [json.loads((x / "args.json").read_text()) for x in (folder, other)]
+    assert args[0]["args"].pop("resume") in (True, False) and args[1]["args"].pop("resume") in (True, False)
+    assert args[0] == args[1]
+
+
+def state_of(folder):
+    """Content and time of all files."""
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in folder.rglob("*")}
+
+
+class Home(NamedTuple):
+    """A folder with a finished run of each script."""
+
+    runs: Path
+    data: Path
+    flags: dict[str, list[str]]  # the runs were started with
+    policies: dict[str, nn.Module]  # as they were saved
+
+    def run(self, name):
+        return self.runs / f"maze_fo__{name}__1"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of each script: {script: (args, metrics of the test, folder)}."""
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    small = folder / "small"
+    shutil.copytree(run.ROOT / "envs" / "tiny" / "maze_fo", small)
+    config = json.loads((small / "config.json").read_text())
+    config |= dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    (small / "config.json").write_text(json.dumps(config))
+    home = Home(folder / "runs", folder / "data", {}, {})
+    save_model = Run.save_model
     with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("finished")
-        use_folder(patch, home)
-        runs = {}
-        for name, script in SCRIPTS.items():
-            args = setting(script)
-            runs[name] = args, script.main(replace(args)), run_folder(args)
-    return runs
+        use_folder(patch, folder)
+        for name in SCRIPTS:
+            def save(self, policy, *rest, name=name):
+                home.policies[name] = policy
+                save_model(self, policy, *rest)
+
+            patch.setattr(Run, "save_model", save)
+            model = small if name == "bc_maze" else home.run("bc_maze") / "model"
+            home.flags[name] = [*SMALL, *OWN[name], "--model", str(model)]
+            assert command(patch, name, *home.flags[name]) is None
+    return home
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path, home):
+    """Where this test's runs go; the data is there already."""
+    use_folder(monkeypatch, tmp_path)
+    monkeypatch.setattr("envs.data.DATA_DIR", home.data)
+    return tmp_path / "runs"
 
 
 @pytest.fixture
-def run(script, finished):
-    """(args, metrics of the test, folder) of the script's finished run."""
-    return finished[script.__name__.rpartition(".")[2]]
+def flags(name, home):
+    return home.flags[name]
+
+
+@pytest.fixture
+def here(name, folder):
+    """Where the script's run goes in this test."""
+    return folder / f"maze_fo__{name}__1"
+
+
+@pytest.fixture
+def finished(name, home, here):
+    """A copy of the script's finished run."""
+    shutil.copytree(home.run(name), here)
+    return here
 
 
 # --- Resuming ---
 
 
 @scripts
-def test_the_same_seed_gives_the_same_run(script, run):
-    args, _, folder = run
-    again, other = args, replace(args, seed=2)
-    for x in (again, other):
-        script.main(replace(x))
-    assert_same_run(folder, run_folder(again))
-    rows = metrics_of(folder)
-    assert rows != metrics_of(run_folder(other))
-    names = {name for row in rows for name in row}
-    assert {"iteration", "global_step", "losses/held_out_bc_loss", "eval/score", "test/episodic_return"} <= names
-    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 4]
-    assert [row["global_step"] for row in rows] == [3, 6, 9, 12, 12]
-    assert [name.startswith("test/") for name in rows[-1]].count(True) == 6
-    assert all(math.isfinite(value) for row in rows for value in row.values())
+def test_a_resumed_run_equals_an_uninterrupted_one(name, flags, home, here, monkeypatch):
+    """Wherever it was killed: one run, killed at each of these places and resumed."""
+    script = SCRIPTS[name]
+    calls = []
+    places = {
+        "in the first iteration": (script, LOSS[name], lambda *_: True),
+        "between the first log line and its checkpoint": (Run, "log", lambda run, iteration, *_: iteration == 1),
+        "after the first checkpoint": (Run, "write", lambda run, file, _: file == "last.pt"),
+        "in the second iteration": (script, LOSS[name], lambda *_: calls.append(1) or len(calls) == 2),
+        "between the last log line and its checkpoint": (Run, "log", lambda run, iteration, *_: iteration == 3),
+        "after the last checkpoint": (Run, "write", lambda run, file, _: file == "last.pt"),
+        "after the second trial of beta": (script, "evaluate", lambda *args: calls.append(1) or len(calls) == 4),
+        "in the test": (script, "rollout", lambda reader, envs, seeds, *_: seeds[0] == SEEDS["test"]),
+        "after the test's log line": (Run, "log", lambda run, n, step, metrics, *_: "test/episodic_return" in metrics),
+        "after the model": (Run, "save_model", lambda *_: True),  # not quite killed: the test follows nevertheless
+    }
+    if name != "ilql_wordle":
+        del places["after the second trial of beta"]
+    for place, (owner, function, condition) in places.items():
+        with monkeypatch.context() as patch:
+            kill_after(patch, owner, function, condition)
+            with pytest.raises(Killed):
+                command(patch, name, *flags, "--resume")
+                pytest.fail(f"not killed {place}")
+    assert command(monkeypatch, name, *flags, "--resume") is None
+    assert_same_run(home.run(name), here)
 
 
 @scripts
-def test_learning_rate_warms_up_once(script, run):
-    """Over a hundred gradient steps, not over those of an iteration; ILQL after BC, with a rate of its own."""
-    args, _, folder = run
-    checkpoint = torch.load(folder / "last.pt", weights_only=True)
-    optimizers = {name: part for name, part in checkpoint.items() if "optimizer" in name}
-    num_steps = 12 // len(optimizers)
-    for name, state in optimizers.items():
-        rate = args.bc_learning_rate if name == "bc_optimizer" else args.learning_rate
-        assert state["param_groups"][0]["lr"] == pytest.approx(rate * num_steps / 100)
-        assert {int(x["step"]) for x in state["state"].values()} == {num_steps}
-    rates = [args.learning_rate * step / 100 for step in (3, 6, 9, 12)]
-    if script is ilql_wordle:
-        rates = [rate * step / 100 for rate in (args.bc_learning_rate, args.learning_rate) for step in (3, 6)]
-    assert [row["charts/learning_rate"] for row in metrics_of(folder)[:-1]] == pytest.approx(rates)
+def test_more_iterations(name, flags, home, here, monkeypatch):
+    """The same seed gives the same run; a finished one that is given more iterations is as if it had had them at once.
+
+    Not fewer than it has had.
+    """
+    rows = rows_of(home.run(name))
+    assert command(monkeypatch, name, *flags, "--seed", "2", "--num-iterations", "1") is None
+    other = rows_of(here.with_name(f"maze_fo__{name}__2"))
+    assert other[0]["iteration"] == 1 and other[0] != rows[0]
+    assert command(monkeypatch, name, *flags, "--num-iterations", "1") is None
+    assert rows_of(here)[0] == rows[0] and "test/episodic_return" in rows_of(here)[-1]
+    assert command(monkeypatch, name, "--env-id", "maze_fo", "--resume", "--num-iterations", "3") is None
+    assert_same_run(home.run(name), here)
+    before = state_of(here)
+    refused = command(monkeypatch, name, "--env-id", "maze_fo", "--resume", "--num-iterations", "2")
+    assert "num_iterations is 2, and there have been 3" in refused and before == state_of(here)
+
+
+class OtherMaze(maze.ENV):
+    """A maze that has options."""
+
+    __module__ = maze.__name__
+
+    def __init__(self, env_id, opponent="weak"):
+        super().__init__(env_id)
+        self.opponent = opponent
+
+    def about(self):
+        return {"opponent": self.opponent}
 
 
 @scripts
-def test_gradient_steps(script):
-    """The rate of each step, the norm of what is applied, and the means of what is logged, over the whole iteration."""
-    args = setting(script, steps_per_iteration=4, max_grad_norm=0.5)
-    weight = torch.nn.Parameter(torch.tensor([1.0]))
-    optimizer, rates, applied = torch.optim.SGD([weight]), [], []
-    optimizer.register_step_pre_hook(lambda *_: applied.append(weight.grad.item()))
-    data = [Trajectory(["a\n", "b\n", "a\n"], [float(i)], False, False) for i in range(5)]
-    tokenizer = script.build_model(args, {"a\n", "b\n"})[1]
-    episodes = script.encode(data, True, script.Codec(tokenizer), args)
-
-    def losses_of(batch):
-        collated = script.collate([episodes[len(rates)]], "cpu")
-        assert all(torch.equal(x, y) for x, y in zip(batch, collated, strict=True)) and weight.grad is None
-        rates.append(optimizer.param_groups[0]["lr"])
-        return {"loss": weight.sum() * len(rates), "other": torch.tensor(10.0 * len(rates))}
-
-    batches = iter([[episode] for episode in episodes])
-    logged = script.gradient_steps(losses_of, optimizer, 2.0, batches, 97, args)
-    assert next(batches) == [episodes[4]]
-    assert rates == pytest.approx([1.96, 1.98, 2.0, 2.0]) and applied == pytest.approx([0.5] * 4, rel=1e-4)
-    assert logged["losses/other"] == pytest.approx(25) and logged["losses/grad_norm"] == pytest.approx(2.5)
-    seen = [1 - 0.5 * sum(rates[:i]) for i in range(4)]
-    assert logged["losses/loss"] == pytest.approx(sum((i + 1) * x for i, x in enumerate(seen)) / 4, rel=1e-4)
-    assert logged["charts/learning_rate"] == 2.0 and logged["perf/train_tokens_per_second"] > 0
-    rates.clear()
-    logged = script.gradient_steps(losses_of, optimizer, 2.0, iter([[episode] for episode in episodes]), 0, args)
-    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08]) and logged["charts/learning_rate"] == rates[-1]
-
-
-@scripts
-def test_log(script, tmp_path, capsys):
-    """A line with the run's name, the row in metrics.jsonl, and to wandb; none of the latter two where not wanted."""
-    tracked = []
-
-    class Tracker:
-        def log(self, row, step):
-            tracked.append((row, step))
-
-    row = {"global_step": 7, "losses/bc_loss": torch.tensor(0.25), "eval/score": np.float64(3.0)}
-    script.log(tmp_path, row, Tracker())
-    script.log(tmp_path, row | {"global_step": 8})
-    script.log(tmp_path, {"test/episodic_return": -2.0, "test/episodic_return_se": 0.5}, keep=False)
-    plain = {"global_step": 7, "losses/bc_loss": 0.25, "eval/score": 3.0}
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [plain, plain | {"global_step": 8}] and tracked == [(plain, 7)]
-    shown = capsys.readouterr().out.splitlines()
-    assert shown == [f"{tmp_path.name}: global_step 7  bc_loss 0.25  score 3",
-                     f"{tmp_path.name}: global_step 8  bc_loss 0.25  score 3",
-                     f"{tmp_path.name}: episodic_return -2 ± 0.5"]
-
-
-class Killed(Exception):
-    pass
-
-
-@scripts
-@pytest.mark.parametrize("killed_in", [1, 2, 3, 4])
-def test_a_resumed_run_equals_an_uninterrupted_one(script, run, killed_in, monkeypatch):
-    """Wherever it was killed: here, between the log line of an iteration and its checkpoint."""
-    args, metrics, folder = run
-    log = script.log
-
-    def log_and_die(run, row, *rest):
-        log(run, row, *rest)
-        if row["iteration"] == killed_in:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(script, "log", log_and_die)
-        with pytest.raises(Killed):
-            script.main(replace(args))
-    assert (run_folder(args) / "last.pt").exists() == (killed_in > 1)
-    assert timeless(script.main(replace(args, resume=True))) == timeless(metrics)
-    assert_same_run(folder, run_folder(args))
-
-
-@scripts
-def test_a_finished_run_goes_on(script, run):
-    """With more iterations, as if they had been asked for at once; with as many, it is only tested again."""
-    args, _, folder = run
-    script.main(replace(args, num_iterations=args.num_iterations // 2))
-    assert metrics_of(run_folder(args))[-1]["iteration"] < 4
-    for _ in range(2):
-        script.main(replace(args, resume=True))
-        assert_same_run(folder, run_folder(args))
-
-
-# --- Replaying ---
-
-
-@scripts
-def test_evaluate_only_reproduces_the_test(script, run, capsys):
-    _, metrics, folder = run
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    now = script.Args(device="cpu", evaluate_only=str(folder), num_envs=4, num_test_episodes=6)
-    assert timeless(script.main(replace(now))) == timeless(metrics)
+def test_a_finished_run_is_tested_again(name, finished, monkeypatch, capsys):
+    """With other settings of the test, if asked; whatever it is, no file changes."""
+    before = state_of(finished)
+    logged = rows_of(finished)[-1]
+    resume = ["--env-id", "maze_fo", "--resume"]
+    assert command(monkeypatch, name, *resume) is None
     shown = capsys.readouterr().out
-    assert shown.count("(return ") == 3
-    assert f"\n{folder.name}: episodic_return {metrics['test/episodic_return']:.4g} ± " in shown
-    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    greedy = timeless(script.main(replace(now, temperature=0.0)))
-    assert greedy == timeless(script.main(replace(now, temperature=0.0, num_envs=3))) != timeless(metrics)
+    found = f"global_step {logged['global_step']:.4g}  episodic_return {logged['test/episodic_return']:.4g} ±"
+    assert f"iteration 3  {found}" in shown and "The first game of the test:\nThe goal is" in shown
+    games = []
+    kept = Run.save_games
+    monkeypatch.setattr(Run, "save_games", lambda self, found: games.append(found) or kept(self, found))
+    other = [*resume, "--temperature", "0", "--num-test-episodes", "7"]
+    for flags in (other, [*other, "--num-envs", "2"]):
+        assert command(monkeypatch, name, *flags) is None
+    assert games[0] == games[1] and len(games[0]) == 7  # greedily, it does not matter how many play side by side
+    monkeypatch.setattr(maze, "ENV", OtherMaze)
+    assert command(monkeypatch, name, *resume, "--env-options", "opponent", "strong") is None
+    assert len(games[2]) == 5
+    assert state_of(finished) == before
 
 
 @scripts
-def test_evaluate_only_takes_other_options_of_the_task(script, run):
-    now = script.saved_args(run[2], script.Args(device="cpu", env_options={"opponent": "tablebase"}))
-    assert now.env_options == {"opponent": "tablebase"} and now.seed == run[0].seed
-    with pytest.raises(ValueError, match="no option 'opponent'"):
-        script.main(script.Args(device="cpu", evaluate_only=str(run[2]), env_options={"opponent": "tablebase"}))
+def test_other_arguments(name, finished, monkeypatch):
+    """Are refused, each with its name, before anything is written: of a finished run and of one that is not."""
+    given = ["--env-id", "maze_fo", "--resume", "--learning-rate", "0.5", "--max-new-tokens", "7"]
+    before = state_of(finished)
+    refused = command(monkeypatch, name, *given, "--temperature", "0.5")
+    was = SCRIPTS[name].Args().learning_rate if name != "ppo_car_dealer" else 0.01
+    assert f"max_new_tokens was 1, is 7; learning_rate was {was}, is 0.5" in refused
+    assert "temperature" not in refused and state_of(finished) == before
+    (finished / "episodes.jsonl").unlink()
+    before = {path: value for path, value in state_of(finished).items() if path.name != ".lock"}
+    refused = command(monkeypatch, name, *given, "--temperature", "0.5")
+    assert f"max_new_tokens was 1, is 7; learning_rate was {was}, is 0.5; " in refused
+    assert "temperature was 1.0, is 0.5" in refused
+    monkeypatch.setattr(maze, "ENV", OtherMaze)
+    refused = command(monkeypatch, name, "--env-id", "maze_fo", "--resume")
+    assert "data was 'maze_fo-50-0-" in refused and "opponent was None, is 'weak'" in refused
+    assert before == {path: value for path, value in state_of(finished).items() if path.name != ".lock"}
+
+
+# --- What is logged and saved ---
 
 
 @scripts
-def test_transcripts(script, run):
-    """In the format of the data, in the order of the test seeds."""
-    _, metrics, folder = run
+def test_metrics(name, home):
+    """The names are those of all scripts, and the values are finite."""
+    rows = [json.loads(line) for line in (home.run(name) / "metrics.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    trained = [row for row in rows if "losses/grad_norm" in row]
+    assert [row["iteration"] for row in trained] == [1, 2, 3] and rows[:3] == trained
+    assert ["eval/score" in row for row in trained] == [False, True, False]
+    results = {"episodic_return", "episodic_return_se", "episodic_length", "score", "success", "invalid_actions",
+               "cut_observations"}
+    always = {"iteration", "global_step", "charts/minutes"}
+    losses = {"bc_maze": {"bc_loss"}, "ilql_wordle": {"loss", "q_loss", "v_loss", "cql_loss", "v"},
+              "ppo_car_dealer": {"policy_loss", "value_loss", "approx_kl", "clipfrac", "entropy", "kl_ref", "bc_loss"}}
+    training = always | {f"losses/{key}" for key in losses[name] | {"grad_norm"}}
+    training |= {"charts/SPS", "charts/learning_rate", "perf/train_tokens_per_second"}
+    if name == "ppo_car_dealer":
+        training |= {f"charts/{key}" for key in results | {"episodes", "kl_coef"}}
+    assert trained[0].keys() - {"perf/rollout_minutes", "perf/rollout_tokens_per_second"} == training
+    assert rows[-1].keys() - {"test/beta"} == (
+        always | {f"test/{key}" for key in results} | {"perf/rollout_tokens_per_second"})
+    steps = [row["global_step"] for row in trained]
+    if name == "ppo_car_dealer":  # turns
+        steps = [round(row["charts/episodic_length"] * 8) for row in trained]
+        assert [row["charts/episodes"] for row in trained] == [8, 16, 24]
+        assert [row["global_step"] for row in trained] == list(np.cumsum(steps))
+    else:
+        assert steps == [2, 4, 6]
+
+
+@scripts
+def test_gradient_steps(name, flags, here, monkeypatch):
+    """The rate of each step, the norm of what is applied; logged are means over the whole iteration."""
+    script = SCRIPTS[name]
+    steps, losses = [], []
+    step = torch.optim.AdamW.step
+    loss_function = getattr(script, LOSS[name])
+
+    def watched_step(optimizer):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
+        steps.append((optimizer.param_groups[0]["lr"], norm))
+        return step(optimizer)
+
+    def watched_loss(*args):
+        loss = loss_function(*args)
+        losses.append({"bc_loss": loss} if name == "bc_maze" else loss)
+        return loss
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched_step)
+    monkeypatch.setattr(script, LOSS[name], watched_loss)
+    limit = 0.01
+    assert command(monkeypatch, name, *flags, "--max-grad-norm", str(limit), "--num-iterations", "2") is None
+    assert len(steps) == len(losses) == 4
+    rates = [rate for rate, _ in steps]
+    if name == "ppo_car_dealer":
+        assert rates == [0.01] * 4
+        limit *= 2**0.5  # of two models
+    else:
+        rate = script.Args().learning_rate
+        decay = [1, 1, 1, (3 / 4) ** 0.5]
+        assert rates == pytest.approx([rate * (i + 1) / 100 * decay[i] for i in range(4)])
+    assert [norm for _, norm in steps] == pytest.approx([limit] * 4, rel=1e-3)
+    for i, row in enumerate(rows_of(here)[:2]):
+        assert row["charts/learning_rate"] == pytest.approx(rates[2 * i + 1])
+        assert row["losses/grad_norm"] > limit
+        for key in losses[0]:
+            mean = sum(losses[2 * i + k][key].item() for k in (0, 1)) / 2
+            assert row[f"losses/{key}"] == pytest.approx(mean), key
+
+
+def test_ppo_plays_other_games_in_each_iteration(home, monkeypatch):
+    """Training games, at temperature 1; those of validation and test are fixed, and sampled as asked."""
+    played = []
+    rollout = ppo_car_dealer.rollout
+
+    def watched(reader, envs, seeds, text, args):
+        played.append((seeds, args.temperature))
+        return rollout(reader, envs, seeds, text, args)
+
+    monkeypatch.setattr(ppo_car_dealer, "rollout", watched)
+    for seed in ("1", "2"):
+        flags = [*home.flags["ppo_car_dealer"], "--temperature", "0", "--seed", seed, "--num-iterations", "2"]
+        assert command(monkeypatch, "ppo_car_dealer", *flags) is None
+    kinds = [None, None, SEEDS["eval"], SEEDS["test"]] * 2
+    for (seeds, temperature), start in zip(played, kinds, strict=True):
+        if start:
+            assert seeds[0] == start and temperature == 0
+        else:
+            assert len(seeds) == 8 and SEEDS["train"] <= seeds[0] and seeds[-1] < SEEDS["eval"] and temperature == 1
+    assert len({seeds[0] for seeds, _ in played}) == 4 + 2
+
+
+@pytest.mark.parametrize("name", ["bc_maze", "ilql_wordle"])
+def test_other_minibatches_in_each_iteration(name, flags, monkeypatch):
+    """And with each seed; they are drawn from all games that were encoded."""
+    drawn = []
+    minibatches = SCRIPTS[name].minibatches
+
+    def watched(*args):
+        drawn.append((args, minibatches(*args)))
+        return drawn[-1][1]
+
+    monkeypatch.setattr(SCRIPTS[name], "minibatches", watched)
+    for seed in ("1", "2"):
+        assert command(monkeypatch, name, *flags, "--seed", seed, "--num-iterations", "2") is None
+    assert len({str(batches) for _, batches in drawn}) == len(drawn) == 4
+    for (lengths, size, number, seed), _ in drawn:
+        assert (len(lengths), size, number) == (50, 8, 2) and seed[0] in (1, 2)
+
+
+@scripts
+def test_games(name, home):
+    """Those of the test, in the format of the data and in the order of the seeds; they can be played again."""
     env = make("maze_fo")
-    games = list(read_file(env, folder / "episodes.jsonl"))
-    footer = json.loads((folder / "episodes.jsonl").read_text().splitlines()[-1])
-    assert footer["count"] == len(games) == 6 and footer["env_id"] == "maze_fo"
+    metrics = rows_of(home.run(name))[-1]
+    games = list(read_file(env, home.run(name) / "episodes.jsonl"))
+    assert len(games) == 5
     assert np.mean([game.episodic_return for game in games]) == pytest.approx(metrics["test/episodic_return"])
     assert np.mean([game.success for game in games]) == pytest.approx(metrics["test/success"])
     assert np.mean([len(game.rewards) for game in games]) == pytest.approx(metrics["test/episodic_length"])
@@ -265,93 +411,122 @@ def test_transcripts(script, run):
         assert env.reset(seed)[0] == game.texts[0]
         steps = [env.step(action) for action in game.texts[1::2]]
         assert [step[:2] for step in steps] == list(zip(game.texts[2::2], game.rewards, strict=True))
-        assert [step[2] or step[3] for step in steps] == [False] * (len(steps) - 1) + [True]
         assert (steps[-1][2], steps[-1][4]["success"]) == (game.terminated, game.success)
 
 
 @scripts
-def test_the_saved_model(script, run):
-    """Is the checkpoint's, with a tokenizer that gives the same ids, and loads without the scripts."""
-    args, _, folder = run
-    saved = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    checkpoint = torch.load(folder / "last.pt", weights_only=True)
-    assert all(torch.equal(p, checkpoint["policy"][name]) for name, p in saved.named_parameters())
-    texts = {text for t in load_dataset(make("maze_fo"), None, 40) for text in t.texts}
-    tokenizer, loaded = script.build_model(args, texts)[1], AutoTokenizer.from_pretrained(folder / "model")
-    a, b = script.Codec(tokenizer), script.Codec(loaded)
-    assert a.ends_action == b.ends_action and len(tokenizer) == saved.config.vocab_size and len(texts) > 10
-    for text in texts | {"", "xyz\n", "move  up", "up\nmove\n"}:
-        assert a.encode(text) == b.encode(text)
-        assert tokenizer.decode(a.encode(text)) == loaded.decode(b.encode(text))
-    assert all(loaded.decode(b.encode(text)) == text for text in texts)
-    files = {"args.json", "episodes.jsonl", "last.pt", "metrics.jsonl", "model"}
-    assert {path.name for path in folder.iterdir()} == files | ({"value.pt"} if script is ilql_wordle else set())
-
-
-def test_bc_checkpoint(finished):
-    """ILQL with the policy of a BC run: no BC of its own, and the policy stays as it is."""
-    _, _, folder = finished["bc_maze"]
-    args = setting(ilql_wordle, bc_checkpoint=str(folder), hidden_size=999)
-    ilql_wordle.main(replace(args))
-    before, after = (torch.load(x / "last.pt", weights_only=True)["policy"] for x in (folder, run_folder(args)))
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    rows = metrics_of(run_folder(args))
-    assert [row["iteration"] for row in rows] == [1, 2, 2] and all("losses/q_loss" in row for row in rows[:2])
-
-
-def test_target_copies(monkeypatch):
-    """target ← (1 - tau) · target + tau · online after every step, and no graph grows behind it."""
-    args, before, steps = setting(ilql_wordle), [], []
-    critic_losses = ilql_wordle.critic_losses
-
-    def watched(critic, target, batch, args):
-        now = [{name: p.detach().clone() for name, p in x.named_parameters()} for x in (critic, target)]
-        for name, p in target.named_parameters():
-            assert not p.requires_grad and p.is_leaf, name
-            if before:
-                expected = (1 - args.tau) * before[-1][1][name] + args.tau * now[0][name]
-                torch.testing.assert_close(now[1][name], expected, rtol=1e-5, atol=1e-7)
-            else:
-                assert torch.equal(now[0][name], now[1][name])
-        before.append(now)
-        steps.append(len(batch[0]))
-        return critic_losses(critic, target, batch, args)
-
-    monkeypatch.setattr(ilql_wordle, "critic_losses", watched)
-    ilql_wordle.main(replace(args))
-    assert len(steps) == 6 and not torch.equal(before[0][1]["v.2.weight"], before[-1][1]["v.2.weight"])
-
-
-def test_beta_is_chosen_on_validation_games(monkeypatch):
-    """The best of the last evaluation plays the test, is reported and saved."""
-    args, played, returns = setting(ilql_wordle, beta=(1.0, 3.0, 2.0)), [], {0.0: -9, 1.0: -3, 3.0: -1, 2.0: -2}
-    q_policy, evaluate = ilql_wordle.q_policy, ilql_wordle.evaluate
-
-    def watched_q_policy(policy, critic, beta):
-        played.append(beta)
-        return q_policy(policy, critic, beta)
-
-    def watched_evaluate(*rest):
-        metrics, episodes = evaluate(*rest)
-        played.append(rest[-1])
-        return metrics | {f"{rest[-1]}/episodic_return": returns[played[-2]]}, episodes
-
-    monkeypatch.setattr(ilql_wordle, "q_policy", watched_q_policy)
-    monkeypatch.setattr(ilql_wordle, "evaluate", watched_evaluate)
-    assert ilql_wordle.main(replace(args))["test/episodic_return"] == -1
-    assert played == 2 * [0.0, "eval"] + 2 * [1.0, "eval", 3.0, "eval", 2.0, "eval"] + [3.0, "test"]
-    folder = run_folder(args)
-    assert [row["eval/beta"] for row in metrics_of(folder)] == [0.0, 0.0, 3.0, 3.0, 3.0]
-    assert [row.get("eval/episodic_return") for row in metrics_of(folder)] == [-9, -9, -1, -1, None]
-    saved = torch.load(folder / "value.pt", weights_only=True)
-    assert saved["beta"] == 3.0
-    assert_same(saved["critic"], torch.load(folder / "last.pt", weights_only=True)["critic"])
+def test_the_saved_model(name, home, flags):
+    """Loads without the scripts and says the same, with a tokenizer that gives the same ids; and what else is left."""
+    folder = home.run(name)
+    files = {"args.json", "episodes.jsonl", "last.pt", "metrics.jsonl", "model", ".lock"}
+    assert {path.name for path in folder.iterdir()} == files | ({"critic.pt"} if name != "bc_maze" else set())
+    saved = AutoModelForCausalLM.from_pretrained(folder / "model")
+    policy = home.policies[name]
+    ids = torch.arange(40)[None] % policy.config.vocab_size
+    with torch.no_grad():
+        assert torch.equal(saved(ids).logits, policy(ids).logits)
+    assert (saved.generation_config.max_new_tokens, saved.generation_config.do_sample) == (1, True)
+    before, loaded = (AutoTokenizer.from_pretrained(path) for path in (flags[-1], folder / "model"))
+    for text in {text for game in load_dataset(make("maze_fo"), None, 50) for text in game.texts} | {"xyz\n", "…"}:
+        ids = before.encode(text, add_special_tokens=False)
+        assert ids == loaded.encode(text, add_special_tokens=False)
+        assert loaded.decode(ids, clean_up_tokenization_spaces=False) == text
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert WEIGHTS[name] < state.keys()
+    started = AutoModelForCausalLM.from_pretrained(flags[-1]) if name != "bc_maze" else None
+    if name == "ilql_wordle":
+        critic = torch.load(folder / "critic.pt", weights_only=True)
+        assert_same(critic["critic"], state["critic"])
+        assert critic["beta"] == rows_of(folder)[-1]["test/beta"]
+        assert_same(saved.state_dict(), started.state_dict())  # its policy stays what it was
+    else:
+        assert_same(policy.state_dict(), state["policy"])
+    if name == "ppo_car_dealer":
+        assert_same(torch.load(folder / "critic.pt", weights_only=True), state["value_model"])
+        assert any(not torch.equal(p, q) for p, q in zip(saved.parameters(), started.parameters(), strict=True))
 
 
 @scripts
-def test_a_pretrained_model(script, folder):
-    """A folder of GPT-2's making: bytes merged to tokens, positions of its own, no tiny model's tokenizer."""
-    texts = sorted({text for t in load_dataset(make("maze_fo"), None, 40) for text in t.texts})
+def test_arguments_as_they_ran(name, home, flags):
+    """What --max-length and --max-new-tokens came to, too; with commit, versions, machine, task and data."""
+    about = json.loads((home.run(name) / "args.json").read_text())
+    args = about["args"]
+    assert (args["max_new_tokens"], args["max_length"], args["model"]) == (1, 48, flags[-1])
+    assert args.keys() == SCRIPTS[name].Args.__dataclass_fields__.keys()
+    assert about.keys() == {"args", "env", "data", "commit", "versions", "machine"}
+    assert about["data"].startswith("maze_fo-50-0-") and about["env"] == {}
+    assert about["versions"]["torch"] == torch.__version__ and about["machine"]["cores"] >= 1
+
+
+def test_max_length_is_the_models(home, here_of, monkeypatch):
+    shutil.copytree(home.runs.parent / "small", home.runs.parent / "short", dirs_exist_ok=True)
+    config = home.runs.parent / "short" / "config.json"
+    config.write_text(config.read_text().replace("1024", "40"))
+    flags = [flag for flag in home.flags["bc_maze"][:-1] if flag not in ("--max-length", "48")]
+    assert command(monkeypatch, "bc_maze", *flags, str(config.parent), "--num-iterations", "1") is None
+    assert json.loads((here_of("bc_maze") / "args.json").read_text())["args"]["max_length"] == 40
+
+
+def test_target_follows(home, monkeypatch):
+    """target ← (1 - tau) · target + tau · critic after each step, and no graph grows with it."""
+    seen = []
+    ilql_losses = ilql_wordle.ilql_losses
+
+    def watched(critic, target, batch, args):
+        now = [{key: p.detach().clone() for key, p in x.named_parameters()} for x in (critic, target)]
+        for key, parameter in target.named_parameters():
+            assert parameter.is_leaf and parameter.grad is None
+            if seen:
+                expected = 0.9 * seen[-1][1][key] + 0.1 * now[0][key]
+                torch.testing.assert_close(now[1][key], expected, rtol=1e-5, atol=1e-7)
+            else:
+                assert torch.equal(now[0][key], now[1][key])
+        seen.append(now)
+        return ilql_losses(critic, target, batch, args)
+
+    monkeypatch.setattr(ilql_wordle, "ilql_losses", watched)
+    assert command(monkeypatch, "ilql_wordle", *home.flags["ilql_wordle"]) is None
+    assert len(seen) == 6 and not torch.equal(seen[0][1]["v.2.weight"], seen[-1][1]["v.2.weight"])
+
+
+def test_beta_is_chosen_on_validation_games(home, here_of, monkeypatch):
+    """The best one plays the test, is reported and saved; before that, the middle one plays."""
+    played = []
+    returns = {1.0: -3.0, 3.0: -1.0, 2.0: -2.0}
+    evaluate = ilql_wordle.evaluate
+
+    def watched(reader, envs, split, *rest):
+        logits = reader.next_logits(torch.zeros(1, 16), torch.zeros(1, 16))
+        neutral = logits - reader.trunks[0].get_input_embeddings().weight @ torch.zeros(16)  # beta · min(Q1, Q2)(0)
+        played.append((split, neutral.abs().max().item()))
+        metrics, games = evaluate(reader, envs, split, *rest)
+        beta = list(returns)[len(played) - 2] if split == "eval" and len(played) > 1 else None
+        return metrics | ({"eval/episodic_return": returns[beta]} if beta else {}), games
+
+    monkeypatch.setattr(ilql_wordle, "evaluate", watched)
+    assert command(monkeypatch, "ilql_wordle", *home.flags["ilql_wordle"], "--beta", "1", "3", "2") is None
+    folder = here_of("ilql_wordle")
+    assert [split for split, _ in played] == ["eval"] * 4 + ["test"]
+    size = [q for _, q in played]
+    assert size[1:] == pytest.approx([size[1], 3 * size[1], 2 * size[1], 3 * size[1]]) and size[1] > 0
+    rows = rows_of(folder)
+    assert [(row["eval/beta"], row["eval/episodic_return"]) for row in rows if "eval/beta" in row] == [
+        (1.0, -3.0), (3.0, -1.0), (2.0, -2.0)]
+    assert rows[-1]["test/beta"] == torch.load(folder / "critic.pt", weights_only=True)["beta"] == 3.0
+
+
+@pytest.fixture
+def here_of(folder):
+    return lambda name: folder / f"maze_fo__{name}__1"
+
+
+@scripts
+def test_a_pretrained_model(name, home, here, tmp_path, monkeypatch):
+    """A folder of GPT-2's making: bytes merged to tokens, positions of its own; trained, played, saved, resumed.
+
+    Its generation configuration is one of those that transformers loads but, once changed, refuses to save.
+    """
+    texts = sorted({text for game in load_dataset(make("maze_fo"), None, 50) for text in game.texts})
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
@@ -359,224 +534,257 @@ def test_a_pretrained_model(script, folder):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=100, n_embd=16, n_layer=1, n_head=2, bos_token_id=0,
                         eos_token_id=0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "gpt2")
-    tokenizer.save_pretrained(folder / "gpt2")
-    options = dict(model=str(folder / "gpt2"), max_length=100, steps_per_iteration=1, num_iterations=1)
-    args = setting(script, **options | (dict(bc_iterations=1) if script is ilql_wordle else {}))
-    metrics = script.main(replace(args))
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    (tmp_path / "gpt2" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.5}')
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2")
+    loaded.generation_config.max_new_tokens = 5
+    with pytest.raises(ValueError, match="temperature"):
+        loaded.save_pretrained(tmp_path / "refused")
+    flags = [*SMALL, *OWN[name], "--model", str(tmp_path / "gpt2"), "--num-iterations", "1", "--max-length", "100"]
+    assert command(monkeypatch, name, *flags) is None
+    metrics = rows_of(here)[-1]
     assert metrics["test/episodic_length"] > 0
-    folders = folder / "gpt2", run_folder(args) / "model"
-    before, after = (AutoModelForCausalLM.from_pretrained(path) for path in folders)
-    assert any(not torch.equal(p, q) for p, q in zip(before.parameters(), after.parameters(), strict=True))
-    again = script.main(script.Args(device="cpu", evaluate_only=str(run_folder(args)), num_envs=4, num_test_episodes=6))
-    assert again["test/episodic_return"] == metrics["test/episodic_return"]
-    with pytest.raises(ValueError, match="--max-length 101: .*100"):
-        script.main(replace(args, exp_name="long", max_length=101))
+    saved = AutoModelForCausalLM.from_pretrained(here / "model")
+    same = all(torch.equal(p, q) for p, q in zip(saved.parameters(), model.parameters(), strict=True))
+    assert same == (name == "ilql_wordle")
+    with monkeypatch.context() as patch:
+        shown = []
+        patch.setattr(run.tqdm, "write", shown.append)
+        assert command(patch, name, "--env-id", "maze_fo", "--resume") is None
+    assert f"episodic_return {metrics['test/episodic_return']:.4g} ±" in shown[-1]
 
 
-# --- Errors ---
-
-
-@scripts
-def test_a_run_is_not_overwritten(script, run, monkeypatch):
-    args, _, folder = run
-    monkeypatch.setattr(script, "ROOT", folder.parent.parent)
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(ValueError, match="holds a run.*--resume"):
-        script.main(replace(args))
-    for field, before_and_now in (("learning_rate", "0.001, is 0.5"), ("hidden_size", "16, is 17")):
-        with pytest.raises(ValueError, match=f"{field} was {before_and_now}$"):
-            script.main(replace(args, resume=True, **{field: json.loads(before_and_now.split()[-1])}))
-    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+# --- What goes wrong ---
 
 
 @scripts
-def test_errors_stand_in_nobodys_way(script, run, folder):
-    """The next attempt starts in the same folder as if nothing had been, without --resume."""
-    write_file(make("maze_po"), load_dataset(make("maze_po"), None, 5), folder / "other.jsonl")
-    for error, match, options in (
-            (ValueError, "no_such_task", dict(env_id="no_such_task")),
-            (ValueError, "no option", dict(env_options={"colour": "red"})),
-            (FileNotFoundError, "nowhere", dict(evaluate_only=str(folder / "nowhere"))),
-            (FileNotFoundError, "data", dict(evaluate_only=str(folder / "data")))):
-        with pytest.raises(error, match=match):
-            script.main(setting(script, **options))
-        assert not (folder / "runs").exists()
-    for error, match, options in (
-            (OSError, "nothing", dict(model=str(folder / "nothing"))),
-            (ValueError, "--max-length 20 ", dict(max_length=20)),
-            (ValueError, "other.jsonl, line 1: expected a maze_fo ", dict(dataset=str(folder / "other.jsonl"))),
-            (FileNotFoundError, "missing.jsonl", dict(dataset=str(folder / "missing.jsonl")))):
-        with pytest.raises(error, match=match):
-            script.main(setting(script, **options))
-        assert {path.name for path in (folder / "runs").rglob("*")} == {
-            run_folder(run[0]).name, "args.json", "metrics.jsonl"}
-        assert not (run_folder(run[0]) / "metrics.jsonl").read_text()
-    args, metrics, finished = run
-    assert timeless(script.main(replace(args))) == timeless(metrics)
-    assert_same_run(finished, run_folder(args))
-    saved = [json.loads((x / "args.json").read_text())["args"] for x in (finished, run_folder(args))]
-    assert saved[0] == saved[1] == json.loads(json.dumps(asdict(args)))
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite(name, value, flags, home, here, monkeypatch):
+    """The run stops, names step and metric, and keeps the checkpoint before; resumed, it is as if nothing had been."""
+    script = SCRIPTS[name]
+    loss_function = getattr(script, LOSS[name])
+    calls = []
 
+    def broken(*args):
+        loss = loss_function(*args)
+        calls.append(loss)
+        if len(calls) != 4:
+            return loss
+        if name == "bc_maze":
+            return loss * value
+        return {key: x * value if key in ("loss", "policy_loss") else x for key, x in loss.items()}
 
-def test_a_run_of_another_script_is_not_replayed(finished):
-    with pytest.raises((FileNotFoundError, TypeError, ValueError)):
-        ilql_wordle.main(ilql_wordle.Args(device="cpu", evaluate_only=str(finished["bc_maze"][2])))
-    with pytest.raises((FileNotFoundError, TypeError, ValueError)):
-        bc_maze.main(bc_maze.Args(device="cpu", evaluate_only=str(finished["ilql_wordle"][2])))
-
-
-# --- Command line ---
+    with monkeypatch.context() as patch:
+        patch.setattr(script, LOSS[name], broken)
+        refused = command(patch, name, *flags)
+    key = {"bc_maze": "bc_loss", "ilql_wordle": "loss", "ppo_car_dealer": "policy_loss"}[name]
+    assert f"error: losses/{key} is " in refused and refused.count("\n") == 0
+    assert " in gradient step 2 of iteration 2;" in refused and ("nan" in refused) == math.isnan(value)
+    assert rows_of(here) == rows_of(home.run(name))[:1]
+    assert torch.load(here / "last.pt", weights_only=True)["iteration"] == 1 and not (here / "model").exists()
+    if math.isnan(value):
+        assert command(monkeypatch, name, *flags, "--resume") is None
+        assert_same_run(home.run(name), here)
 
 
 @scripts
-@pytest.mark.parametrize("env_id", EnvId.__args__)
-def test_command_line_wins_over_task_defaults(script, env_id, monkeypatch):
-    def parse(*arguments):
-        monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
-        return script.parse_args()
+def test_a_metric_that_is_not_finite(name, flags, here, monkeypatch):
+    script = SCRIPTS[name]
+    statistics = script.statistics
 
-    table = script.TASK_DEFAULTS.get(env_id, {})
-    expected = script.Args(env_id=env_id, **table)
-    assert parse("--env-id", env_id) == parse(f"--env_id={env_id}") == expected
-    assert asdict(expected) == asdict(script.Args()) | table | {"env_id": env_id}
-    given = dict(env_id=env_id, minibatch_size=7, learning_rate=0.5, seed=3, resume=True, max_length=99)
-    with pytest.raises(SystemExit):
-        parse("--env-id", "no_such_task")
-    assert parse("--minibatch-size", "7", "--learning-rate", "0.5", "--seed", "3", "--env-id", env_id, "--resume",
-                 "--max-length", "99") == replace(expected, **given)
+    def broken(env, games, *rest, **named):
+        return statistics(env, games, *rest, **named) | ({"score": math.inf} if len(games) == 3 else {})
+
+    monkeypatch.setattr(script, "statistics", broken)
+    refused = command(monkeypatch, name, *flags)
+    assert refused.startswith("error: eval/score is inf in iteration 2;")
+    assert torch.load(here / "last.pt", weights_only=True)["iteration"] == 1 and len(rows_of(here)) == 1
 
 
 @scripts
-def test_the_home_task_is_the_default(script, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["script.py"])
-    home = script.Args.env_id
-    assert script.parse_args() == script.Args(env_id=home, **script.TASK_DEFAULTS.get(home, {}))
+def test_the_last_step_fails(name, flags, home, here, monkeypatch):
+    """If the model cannot be saved the test is played, if the test fails the model is saved; --resume does the rest."""
+
+    def fail(*args):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save_model", fail)
+        with pytest.raises(OSError, match="no space left"):
+            command(patch, name, *flags)
+    assert rows_of(here)[-1] == rows_of(home.run(name))[-1] and (here / "episodes.jsonl").exists()
+    assert not (here / "model").exists()
+    assert command(monkeypatch, name, "--env-id", "maze_fo", "--resume") is None
+    assert_same_run(home.run(name), here)
+    (here / "episodes.jsonl").unlink()
+    shutil.rmtree(here / "model")
+    with monkeypatch.context() as patch:
+        evaluate = SCRIPTS[name].evaluate
+        patch.setattr(SCRIPTS[name], "evaluate", lambda reader, envs, split, *rest: (
+            fail() if split == "test" else evaluate(reader, envs, split, *rest)))
+        with pytest.raises(OSError, match="no space left"):
+            command(patch, name, "--env-id", "maze_fo", "--resume")
+    assert (here / "model" / "model.safetensors").exists() and "test/episodic_return" not in rows_of(here)[-1]
+    assert command(monkeypatch, name, "--env-id", "maze_fo", "--resume") is None
+    assert_same_run(home.run(name), here)
+
+
+def test_a_critic_that_cannot_be_saved(home, here_of, monkeypatch):
+    """Is not lost either."""
+    here = here_of("ilql_wordle")
+    with monkeypatch.context() as patch:
+        write = Run.write
+        patch.setattr(Run, "write", lambda self, file, make: write(self, file, None if file == "critic.pt" else make))
+        with pytest.raises(TypeError):
+            command(patch, "ilql_wordle", *home.flags["ilql_wordle"])
+    assert "test/episodic_return" in rows_of(here)[-1]
+    assert command(monkeypatch, "ilql_wordle", "--env-id", "maze_fo", "--resume") is None
+    assert_same_run(home.run("ilql_wordle"), here)
+
+
+@scripts
+@pytest.mark.parametrize("flags_given, sentence", [
+    (["--model", "no/such_model"], "cannot load no/such_model to cpu"),
+    (["--device", "cuda:7"], "cannot load .* to cuda:7"),
+    (["--max-length", "1025"], "--max-length 1025 is beyond the 1024 positions"),
+    (["--max-length", "10"], "a turn has \\d+ tokens, --max-length is 10"),
+    (["--max-length", "1"], "--max-length is 1"),
+    (["--max-new-tokens", "48"], "a turn has \\d+ tokens, --max-length is 48"),
+    (["--dataset", "missing.jsonl"], "no dataset file missing.jsonl"),
+    (["--env-options", "colour", "red"], "maze_fo has no option 'colour'"),
+], ids=lambda given: "".join(given[:2]) if isinstance(given, list) else "")
+def test_what_is_wrong_is_said_before_any_work(name, flags, folder, tmp_path, flags_given, sentence, monkeypatch):
+    """In one sentence; nothing is written."""
+    if name == "ppo_car_dealer" and "--dataset" in flags_given:
+        flags_given = [*flags_given, "--bc-coef", "1"]
+    monkeypatch.setattr("envs.data.DATA_DIR", tmp_path / "data")
+    refused = command(monkeypatch, name, *flags, *flags_given)
+    assert re.search(sentence, refused) and refused.startswith("error: ") and refused.count("\n") == 0
+    assert not folder.exists() and not (tmp_path / "data").exists()
+
+
+@scripts
+def test_a_faulty_file(name, flags, folder, tmp_path, monkeypatch):
+    """One sentence with file and line, and the next attempt needs no --resume."""
+    write_file(make("maze_po"), load_dataset(make("maze_po"), None, 5), tmp_path / "other.jsonl")
+    refused = command(monkeypatch, name, *flags, "--dataset", str(tmp_path / "other.jsonl"))
+    assert "other.jsonl, line 1: expected a maze_fo trajectory" in refused and refused.count("\n") == 0
+    assert command(monkeypatch, name, *flags, "--num-iterations", "1") is None
 
 
 # --- Behaviour cloning ---
 
 
-def test_bc_learns_one_batch():
+def tiny_text(folder):
+    return bc_maze.Text(AutoTokenizer.from_pretrained(folder), 112)
+
+
+def test_bc_learns_one_batch(home):
     """The loss falls to the entropy of the actions and no further: three to one after `a`, none after the others."""
-    said = [("a\n", "x\n"), ("a\n", "x\n"), ("a\n", "x\n"), ("a\n", "y\n"), ("b\n", "y\n"), ("b b b\n", "x\n")] * 2
-    args = setting(bc_maze, hidden_size=32, token_pattern=r"[a-z]\n?|\s")
-    trajectories = [Trajectory([obs, action], [0.0], True, True) for obs, action in said]
-    policy, tokenizer = bc_maze.build_model(args, {text for pair in said for text in pair})
-    arrays = bc_maze.collate(bc_maze.encode(trajectories, True, bc_maze.Codec(tokenizer), args), "cpu")
-    assert len(arrays[4]) == 12  # one token an action
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=0.0)
-    for _ in range(150):
-        loss = bc_maze.bc_loss(policy, *arrays)
+    said = [("a\n", "x"), ("a\n", "x"), ("a\n", "x"), ("a\n", "y"), ("b\n", "y"), ("b b b\n", "x")] * 2
+    env = make("maze_fo")
+    text = tiny_text(run.ROOT / "envs" / "tiny" / "maze_fo")
+    args = bc_maze.Args(max_length=48, max_new_tokens=2)
+    games = [Trajectory([obs, f"{action}\n"], [0.0], True, True) for obs, action in said]
+    assert {len(text.encode(game.texts[1])) for game in games} == {2}
+    batch = bc_maze.collate(bc_maze.encode(games, env, text, args), "cpu")
+    assert len(batch.tokens) == 24 and len(batch.ids) == 4  # two tokens an action; equal windows once
+    torch.manual_seed(0)
+    policy = AutoModelForCausalLM.from_config(home.policies["bc_maze"].config)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(200):
+        loss = bc_maze.bc_loss(policy, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    entropy = 4 / 6 * -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert entropy - 1e-4 < loss.item() < entropy + 0.02
+    entropy = 4 / 12 * -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert entropy - 1e-4 < loss.item() < entropy + 0.01
 
 
-def trajectories(num_episodes):
+def games_with_returns(number):
     """Games with returns of 0 to 9, some successful, some cut short; no two have the same texts."""
     rng = random.Random(0)
     return [Trajectory([f"{i}\n", "a\n"], [rng.randint(0, 9)], rng.random() < 0.7, rng.random() < 0.5)
-            for i in range(num_episodes)]
+            for i in range(number)]
 
 
-def choose(data, **options):
-    before, args = list(data), setting(bc_maze, **options)
-    chosen = bc_maze.choose(data, args)
-    assert chosen == bc_maze.choose(data, replace(args, seed=2)) and data == before
-    return chosen
+def keep(games, **options):
+    return bc_maze.keep_best(list(games), bc_maze.Args(**options))
 
 
-def test_choose():
-    data = trajectories(200)
-    assert choose(data) == data
-    assert choose(data, success_only=True) == [t for t in data if t.success] != data
+def test_keep_successful_games():
+    games = games_with_returns(200)
+    assert keep(games) == games
+    assert keep(games, success_only=True) == [game for game in games if game.success] != games
 
 
 @pytest.mark.parametrize("success_only", [False, True])
 @pytest.mark.parametrize("top_fraction", [0.1, 0.3, 0.75])
-def test_choose_the_best(top_fraction, success_only):
-    """Whole games, of those that were not cut short, in their order; of equals at the border the first ones."""
-    data, names = trajectories(1000), []
+def test_keep_the_best(top_fraction, success_only):
+    """Of those that were not cut short; of equals at the border the first ones, whichever order they are in."""
+    games, names = games_with_returns(1000), []
     for _ in range(2):
-        kept = choose(data, top_fraction=top_fraction, success_only=success_only)
-        candidates = [t for t in data if t.terminated and (t.success or not success_only)]
-        returns = sorted((t.episodic_return for t in candidates), reverse=True)[: round(top_fraction * len(candidates))]
-        border = min(returns)
-        equals = [t for t in candidates if t.episodic_return == border]
+        kept = keep(games, top_fraction=top_fraction, success_only=success_only)
+        candidates = [game for game in games if game.terminated and (game.success or not success_only)]
+        returns = sorted([game.episodic_return for game in candidates], reverse=True)
+        returns = returns[: round(top_fraction * len(candidates))]
+        border = returns[-1]
+        equals = [game for game in candidates if game.episodic_return == border]
         first = equals[: returns.count(border)]
         assert 0 < len(first) < len(equals)
-        assert kept == [t for t in candidates if t.episodic_return > border or t in first]
-        assert sorted((t.episodic_return for t in kept), reverse=True) == returns
-        names.append({t.texts[0] for t in kept})
-        random.Random(1).shuffle(data)
+        expected = [game for game in candidates if game.episodic_return > border] + first
+        assert {game.texts[0] for game in kept} == {game.texts[0] for game in expected}
+        assert sorted([game.episodic_return for game in kept], reverse=True) == returns
+        names.append({game.texts[0] for game in kept})
+        random.Random(1).shuffle(games)
     assert names[0] != names[1]
 
 
-def test_a_filter_that_leaves_nothing():
-    failures = [replace(t, success=False) for t in trajectories(30)]
-    with pytest.raises(ValueError, match="leaves 0 of 30"):
-        bc_maze.choose(failures, setting(bc_maze, success_only=True))
-    with pytest.raises(ValueError, match="leaves 1 of 30"):
-        bc_maze.choose([*failures[1:], replace(failures[0], success=True)], setting(bc_maze, success_only=True))
-    assert len(choose([replace(t, success=i < 2) for i, t in enumerate(failures)], success_only=True)) == 2
-    cut = [replace(t, terminated=False) for t in trajectories(30)]
-    with pytest.raises(ValueError, match="leaves 0 of 30"):
-        bc_maze.choose(cut, setting(bc_maze, top_fraction=0.5))
-
-
 @pytest.fixture
-def watched(monkeypatch):
-    """What the scripts tokenise, and what they draw minibatches from."""
-    encoded, drawn_from = [], []
+def encoded(monkeypatch):
+    """The games that the scripts make tokens of."""
+    encoded = []
     for script in SCRIPTS.values():
-        def encode(trajectories, *rest, function=script.encode):
-            encoded.append(trajectories)
-            return function(trajectories, *rest)
-
-        def minibatches(data, *rest, function=script.minibatches):
-            drawn_from.append(data)
-            return function(data, *rest)
+        def encode(games, *rest, function=script.encode):
+            encoded.append(list(games))
+            return function(games, *rest)
 
         monkeypatch.setattr(script, "encode", encode)
-        monkeypatch.setattr(script, "minibatches", minibatches)
-    return encoded, drawn_from
+    return encoded
+
+
+@pytest.mark.parametrize("flags, options", [(["--success-only"], dict(success_only=True)),
+                                            (["--top-fraction", "0.3"], dict(top_fraction=0.3))])
+def test_filtered_bc(flags, options, home, encoded, monkeypatch):
+    """Trains on what passes the filter."""
+    assert command(monkeypatch, "bc_maze", *home.flags["bc_maze"], *flags, "--num-iterations", "1") is None
+    kept = keep(load_shuffled(make("maze_fo"), None, 50, 1), **options)
+    assert 0 < len(kept) < 50 and encoded == [kept]
+
+
+@pytest.mark.parametrize("name", ["bc_maze", "ilql_wordle"])
+def test_nothing_to_train_on(name, flags, here, tmp_path, monkeypatch):
+    """A filter that no game passes; games of a single action whose consequences are not known."""
+    games = [replace(game, texts=game.texts[:2], rewards=game.rewards[:1], success=False, terminated=False)
+             for game in load_dataset(make("maze_fo"), None, 9)]
+    write_file(make("maze_fo"), games, tmp_path / "games.jsonl")
+    given = ["--dataset", str(tmp_path / "games.jsonl"), *(["--success-only"] if name == "bc_maze" else [])]
+    refused = command(monkeypatch, name, *flags, *given)
+    assert refused.startswith("error: ") and refused.count("\n") == 0 and not (here / "last.pt").exists()
 
 
 @scripts
-@pytest.mark.parametrize("number", [50, 1300])
-def test_held_out_data(script, number, watched):
-    """The first tenth of the shuffled games is held out, and never trained on; no more than 128 of them are read."""
-    encoded, drawn_from = watched
-    script.main(setting(script, steps_per_iteration=1, num_trajectories=number, seed=3))
-    train, held_out = encoded
-    shuffled = load_shuffled(make("maze_fo"), None, number, 3)
-    assert train == shuffled[number // 10 :] and held_out == shuffled[: min(128, number // 10)]
-    assert drawn_from and all([episode.trajectory for episode in data] == train for data in drawn_from)
-    ends = script.ACTION_END, script.LAST
-    assert all(sum(kind in ends for episode in data for segment in episode.segments for kind in segment.kind)
-               == sum(len(t.rewards) for t in train) for data in drawn_from)
-
-
-def test_filtered_data(watched):
-    """Both what is trained on and what is held out has passed the filter."""
-    args = setting(bc_maze, steps_per_iteration=1, num_trajectories=100, top_fraction=0.5)
-    bc_maze.main(replace(args))
-    train, held_out = watched[0]
-    chosen = bc_maze.choose(load_shuffled(make("maze_fo"), None, 100, args.seed), args)
-    assert held_out + train == chosen and len(held_out) == max(1, len(chosen) // 10) and len(chosen) < 50
-
-
-@scripts
-def test_unknown_consequences(script, watched, folder):
+def test_unknown_consequences(name, flags, encoded, tmp_path, monkeypatch):
     """BC learns from a last action without what came of it; ILQL cannot, and a game of one action is nothing to it."""
-    games = [t for t in load_dataset(make("maze_fo"), None, 100) if not t.terminated]
-    assert {len(t.rewards) for t in games} == {1, 2, 3, 4, 5}
-    write_file(make("maze_fo"), [replace(t, texts=t.texts[:-1]) for t in games], folder / "games.jsonl")
-    script.main(setting(script, steps_per_iteration=1, num_trajectories=None, dataset=str(folder / "games.jsonl")))
-    expected = [(t.texts[:-1], t.rewards) for t in games]
-    if script is ilql_wordle:
-        expected = [(t.texts[:-2], t.rewards[:-1]) for t in games if len(t.rewards) > 1]
-    assert sorted((t.texts, t.rewards) for part in watched[0] for t in part) == sorted(expected)
+    games = [game for game in load_dataset(make("maze_fo"), None, 50) if not game.terminated]
+    short = [replace(game, texts=game.texts[: 2 * n], rewards=game.rewards[:n]) for n, game in enumerate(games[:4], 1)]
+    write_file(make("maze_fo"), short, tmp_path / "games.jsonl")
+    given = ["--dataset", str(tmp_path / "games.jsonl"), "--num-iterations", "1"]
+    assert command(monkeypatch, name, *flags, *given) is None
+    expected = [(game.texts, game.rewards) for game in short]
+    if name == "ilql_wordle":
+        expected = [(game.texts[:-1], game.rewards[:-1]) for game in short[1:]]
+    assert sorted((game.texts, game.rewards) for game in encoded[0]) == sorted(expected)
+    assert not any(game.terminated for game in encoded[0])

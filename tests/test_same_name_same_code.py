@@ -2,9 +2,13 @@
 
     python tests/test_same_name_same_code.py                           check; exit status 1 and the differing places
     python tests/test_same_name_same_code.py --from algos/bc_maze.py   copy that file's versions over all the others
+    python tests/test_same_name_same_code.py --new algos/ilql_wordle.py
+                                                                       print what that script has and bc_maze.py has not
 
-That holds for top-level functions, classes and constants, except `Args`, `TASK_DEFAULTS` and `main`. An `Args` field of
-one name has one type and one help text, the comment on its line; its default may differ.
+That holds for top-level functions, classes and constants, except `Args`, `TUNED`, `PAPER`, `Batch`, `collate` and
+`main`. An `Args` field of one name has one type and one help text, the comment on its line; its default may differ.
+`--new` leaves out the docstring, `Args`, `TUNED`, `PAPER` and `main`, and ends with the number of lines: what somebody
+who knows bc_maze.py still has to read.
 """
 
 import argparse
@@ -19,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXEMPT = {"Args", "TASK_DEFAULTS", "main"}
+OWN = {"Args", "TUNED", "PAPER", "main"}  # of each script
+EXEMPT = OWN | {"Batch", "collate"}  # may differ
 
 
 @dataclass
@@ -41,7 +46,7 @@ def names_of(node: ast.stmt) -> list[str]:
 
 
 def read_parts(source: str) -> list[Part]:
-    """All that has to be the same as in another script under the same name."""
+    """The script's definitions and the fields of its `Args`, in the order of the file."""
     lines = list(io.StringIO(source))
     line_starts = [0]
     for line in lines:
@@ -54,8 +59,7 @@ def read_parts(source: str) -> list[Part]:
         while first > 1 and lines[first - 2].startswith("#") and not lines[first - 2].startswith("# ---"):
             first -= 1  # a comment right above belongs to it
         span = line_starts[first - 1], line_starts[node.end_lineno]
-        parts += [Part(name, source[slice(*span)].rstrip("\n"), first, [span]) for name in names_of(node)
-                  if name not in EXEMPT]
+        parts += [Part(name, source[slice(*span)].rstrip("\n"), first, [span]) for name in names_of(node)]
         if isinstance(node, ast.ClassDef) and node.name == "Args":
             for field in node.body:
                 if isinstance(field, ast.AnnAssign):
@@ -78,12 +82,17 @@ def read_field(source: str, field: ast.AnnAssign, lines: list[str], line_starts:
     return Part(f"Args.{field.target.id}", text, field.lineno, [type_span, help_span])
 
 
-def differences(folder: Path) -> list[str]:
+def shared_parts(path: Path) -> list[Part]:
+    """All that has to be the same as in another script under the same name."""
+    return [part for part in read_parts(path.read_text(encoding="utf-8")) if part.name not in EXEMPT]
+
+
+def differences(paths: list[Path]) -> list[str]:
     """For each name, the scripts that differ from the version that most of them have: the places and a diff."""
     versions: dict[str, list[tuple[str, Part]]] = {}
-    for path in sorted(folder.glob("*.py")):
-        for part in read_parts(path.read_text(encoding="utf-8")):
-            versions.setdefault(part.name, []).append((f"{folder.name}/{path.name}:{part.line}", part))
+    for path in sorted(paths):
+        for part in shared_parts(path):
+            versions.setdefault(part.name, []).append((f"{path.parent.name}/{path.name}:{part.line}", part))
     messages = []
     for name, places in versions.items():
         usual = Counter(part.text for _, part in places).most_common(1)[0][0]
@@ -100,12 +109,12 @@ def differences(folder: Path) -> list[str]:
 def copy_from(model: Path, folder: Path) -> list[str]:
     """Give the folder's other scripts `model`'s versions of what they have by the same name; returns what changed."""
     model_source = model.read_text(encoding="utf-8")
-    wanted = {part.name: part for part in read_parts(model_source)}
+    wanted = {part.name: part for part in shared_parts(model)}
     changed = []
     for path in sorted(folder.glob("*.py")):
         source = path.read_text(encoding="utf-8")
         edits: dict[tuple[int, int], str] = {}
-        for part in read_parts(source) if path.resolve() != model.resolve() else []:
+        for part in shared_parts(path) if path.resolve() != model.resolve() else []:
             if part.name in wanted and wanted[part.name].text != part.text:
                 for span, other in zip(part.spans, wanted[part.name].spans, strict=True):
                     text = model_source[slice(*other)]
@@ -124,15 +133,36 @@ def copy_from(model: Path, folder: Path) -> list[str]:
     return changed
 
 
+def new_parts(path: Path, known: Path) -> list[str]:
+    """What is defined in one script and not, or not in these words, in the other: the texts, without `OWN`."""
+    known_parts = {(part.name, part.text) for part in read_parts(known.read_text(encoding="utf-8"))}
+    parts = [part for part in read_parts(path.read_text(encoding="utf-8"))
+             if (part.name, part.text) not in known_parts
+             and part.name not in OWN and not part.name.startswith("Args.")]
+    return list({part.line: part.text for part in parts}.values())  # one statement may define several names
+
+
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="model", type=Path, help="script whose versions replace those of all the others")
-    model = parser.parse_args().model
-    if model:
-        if not model.is_file() or model.resolve().parent != ROOT / "algos":
-            parser.error(f"{model} is no script of {ROOT / 'algos'}")
-        print("\n".join(copy_from(model, ROOT / "algos")))
-    messages = differences(ROOT / "algos")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--from", dest="model", type=Path, metavar="SCRIPT",
+                        help="script whose versions replace those of all the others")
+    choice.add_argument("--new", type=Path, metavar="SCRIPT",
+                        help="script of which to print what bc_maze.py has not")
+    args = parser.parse_args()
+    algos = ROOT / "algos"
+    for script in (args.model, args.new, args.new and algos / "bc_maze.py"):
+        if script and (not script.is_file() or script.resolve().parent != algos):
+            parser.error(f"{script} is no script of {algos}")
+    if args.new:
+        texts = new_parts(args.new, algos / "bc_maze.py")
+        print("\n\n\n".join(texts), end="\n\n" if texts else "")
+        print(f"{sum(text.count(chr(10)) + 1 for text in texts)} lines")
+        return
+    if args.model:
+        print("\n".join(copy_from(args.model, algos)))
+    messages = differences(list(algos.glob("*.py")))
     print("\n".join(messages), end="\n" if messages else "")
     sys.exit(bool(messages))
 
@@ -141,7 +171,13 @@ def main() -> None:
 
 
 def test_scripts_agree():
-    messages = differences(ROOT / "algos")
+    """Those that git knows: somebody's own script is his own matter, until he adds it."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "algos/*.py"], cwd=ROOT, capture_output=True, text=True).stdout
+    except FileNotFoundError:  # no git
+        listed = ""
+    paths = [path for path in (ROOT / "algos").glob("*.py") if not listed or f"algos/{path.name}" in listed.split("\n")]
+    messages = differences(paths)
     assert not messages, "\n".join(["", *messages])
 
 
@@ -166,7 +202,8 @@ class Args:
     only_first: int = 2  # mine
 
 
-TASK_DEFAULTS = {"maze_fo": dict(seed=1)}
+TUNED = {"maze_fo": dict(seed=1)}
+PAPER = dict(seed=2)
 
 
 # --- Model ---
@@ -188,6 +225,18 @@ class Net:
         return SIZE
 
 
+# --- Loss ---
+
+
+# What this one needs.
+class Batch:
+    ids: int
+
+
+def collate(games):
+    return Batch(games)
+
+
 def main(args):
     return 1
 '''
@@ -199,10 +248,13 @@ ALLOWED = [
     ("        1.0,\n", "        2.0,\n        3.0,\n"),
     ("    only_first: int = 2  # mine\n", ""),
     ("# --- general\n", "# --- all\n"),
-    ('TASK_DEFAULTS = {"maze_fo": dict(seed=1)}', "TASK_DEFAULTS = {}"),
+    ('TUNED = {"maze_fo": dict(seed=1)}', "TUNED = {}"),
+    ("PAPER = dict(seed=2)", "PAPER = dict(seed=3)"),
     ('"""First."""', '"""Second."""'),
     ("ONLY_FIRST = 3\n", ""),
     ("# --- Model ---\n", "# --- Model ---\n\n\nONLY_SECOND = 1\n\n\ndef only_second(x):\n    pass\n"),
+    ("    ids: int\n", "    ids: int\n    rewards: float\n"),
+    ("    return Batch(games)\n", "    return Batch(games[:2])\n"),
     ("    return 1\n", "    return 2\n"),
 ]
 FORBIDDEN = [
@@ -248,7 +300,7 @@ def allowed_differences() -> str:
 
 def test_allowed_differences(tmp_path):
     folder = scripts(tmp_path, allowed_differences())
-    assert differences(folder) == []
+    assert differences(list(folder.glob("*.py"))) == []
     before = (folder / "second.py").read_text()
     assert copy_from(folder / "first.py", folder) == [] and (folder / "second.py").read_text() == before
     assert command(tmp_path).returncode == 0
@@ -260,7 +312,7 @@ def test_every_difference_is_found_and_mended(tmp_path):
         assert second.count(old) == 1
         broken = second.replace(old, new)
         (folder / "second.py").write_text(broken, encoding="utf-8")
-        messages = differences(folder)
+        messages = differences(list(folder.glob("*.py")))
         assert [message.split("`")[1] for message in messages][0] == name
         assert all(message.startswith("algos/second.py:") for message in messages)
         assert "algos/first.py:" in messages[0] and "    +" in messages[0] and "    -" in messages[0]
@@ -281,6 +333,39 @@ def test_command(tmp_path):
     assert mended.returncode == 0, mended.stderr
     assert (folder / "first.py").read_text(encoding="utf-8") == FIRST.replace("return 2 * x", "return x + x")
     assert command(tmp_path, "--from", "algos/none.py").returncode == 2
+
+
+NEW = '''\
+# --- Model ---
+
+
+LEFT, RIGHT = 4, 5
+
+
+@cache
+def only_second(x):
+    """Thrice."""
+
+    return 3 * x
+
+'''
+
+
+def test_new(tmp_path):
+    """What the second script has and bc_maze.py has not: in the words of the file, and nothing that both have."""
+    folder = scripts(tmp_path, allowed_differences().replace("# --- Model ---\n", NEW))
+    (folder / "first.py").rename(folder / "bc_maze.py")
+    found = command(tmp_path, "--new", "algos/second.py")
+    new = ["LEFT, RIGHT = 4, 5", '@cache\ndef only_second(x):\n    """Thrice."""\n\n    return 3 * x',
+           "ONLY_SECOND = 1", "def only_second(x):\n    pass",
+           "# What this one needs.\nclass Batch:\n    ids: int\n    rewards: float",
+           "def collate(games):\n    return Batch(games[:2])"]
+    assert found.stdout == "\n\n\n".join(new) + "\n\n15 lines\n" and found.returncode == 0
+    assert command(tmp_path, "--new", "algos/third.py").stdout == "0 lines\n"
+    assert command(tmp_path, "--new", "algos/bc_maze.py").stdout == "0 lines\n"
+    (folder / "bc_maze.py").unlink()
+    without = command(tmp_path, "--new", "algos/second.py")
+    assert without.returncode == 2 and "bc_maze.py is no script" in without.stderr
 
 
 if __name__ == "__main__":

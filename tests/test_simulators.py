@@ -16,10 +16,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 import envs.simulators
-from algos.bc_maze import Args, build_model
 from envs.simulators import MARKS, ServerSimulator, chat_messages, make_simulator, one_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,12 +93,30 @@ def test_bad_names(name, model):
 # --- Local models ---
 
 
-def save_causal(path, template=None, architecture="gpt2", max_length=256, **special):
-    """A random model, with the tokenizer of this repository's scripts."""
+def build_tokenizer(texts, pattern=r" ?[A-Za-z]+\n?| ?\d|[^A-Za-z\d ]\n?"):
+    """One like those of envs/tiny/: a piece of the texts is a token, other pieces are spelled."""
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    pieces = sorted({piece for text in texts for piece, _ in split.pre_tokenize_str(text)})
+    known = dict.fromkeys(["<unk>", *sorted(set("".join(texts))), *pieces])
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(known)}, unk_token="<unk>",
+                                           continuing_subword_prefix="", max_input_chars_per_word=100_000))
+    tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+def build_causal(tokenizer, architecture, width, max_length):
     torch.manual_seed(0)
-    args = Args(architecture=architecture, hidden_size=32, num_layers=2, max_length=max_length, device="cpu")
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(
+        architecture, vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=2, intermediate_size=4 * width,
+        num_attention_heads=width // 16, max_position_embeddings=max_length, initializer_range=width**-0.5,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=None)).eval()
+
+
+def save_causal(path, template=None, architecture="gpt2", max_length=256, **special):
+    """A random model, with a tokenizer like those of this repository's tiny models."""
     texts = {*DIALOGUE, "No.\n", "dog\n", "You are thinking of a dog.", "<|im_start|>user\n<|im_end|>system assistant"}
-    network, tokenizer = build_model(args, texts)
+    tokenizer = build_tokenizer(texts)
+    network = build_causal(tokenizer, architecture, 32, max_length)
     tokenizer.chat_template = template
     tokenizer.add_special_tokens(special)
     network.resize_token_embeddings(len(tokenizer))
@@ -118,7 +136,7 @@ def spread(network):
 
 def save_t5(path):
     torch.manual_seed(0)
-    _, tokenizer = build_model(Args(device="cpu"), {*DIALOGUE, "dog\n", "No.\n"})
+    tokenizer = build_tokenizer({*DIALOGUE, "dog\n", "No.\n"})
     tokenizer.add_special_tokens({"eos_token": "</s>"})
     config = AutoConfig.for_model("t5", vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=32, num_layers=2,
                                   num_heads=4, decoder_start_token_id=0, eos_token_id=len(tokenizer) - 1)
@@ -270,9 +288,9 @@ def test_their_settings_of_generation_are_not_ours(tmp_path):
 
 def test_a_trained_model_is_a_simulator(tmp_path):
     """A model that has learned to answer `odd` and `even` answers so."""
-    args = Args(token_pattern=r"[^\n]*\n", max_length=16, device="cpu")
     texts = [f"{i}\n" for i in range(10)]
-    network, tokenizer = build_model(args, {*texts, "odd\n", "even\n", "Questions:\n"})
+    tokenizer = build_tokenizer({*texts, "odd\n", "even\n", "Questions:\n"}, r"[^\n]*\n")
+    network = build_causal(tokenizer, "llama", 64, 16)
     pairs = torch.tensor([tokenizer.encode("Questions:\n") + tokenizer.encode(text)
                           + tokenizer.encode("odd\n" if i % 2 else "even\n") for i, text in enumerate(texts)])
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs import load_dataset, make, play
+from envs import make, play
+from envs.data import load_dataset
 from envs.text_nav import (
     ADMISSIBLE,
     CARRIED,
@@ -791,6 +792,10 @@ def test_original_format(tmp_path, env_id, record):
     (FO | {"text_history": ["Admissible commands: go east\nWordle:", *FO["text_history"][1:]]}, "observation"),
     (PO, "observation that is not one of text_nav_fo"),
     ("[7]", "something else"),
+    (FO | {"rewards": [0, float("nan")]}, "NaN instead of a finite number"),
+    (FO | {"rewards": [0, True]}, "the reward True instead of a finite number"),
+    (FO | {"text_history": [FO["text_history"][0], "go east\nlook", *FO["text_history"][2:]]}, "instead of one line"),
+    (FO | {"text_history": [FO["text_history"][0], "go\rwest", *FO["text_history"][2:]]}, "carriage return"),
 ])
 def test_bad_line_is_named(tmp_path, bad, what):
     with pytest.raises(ValueError, match=rf"file\.jsonl, line 2: expected a text_nav_fo trajectory, found .*{what}"):

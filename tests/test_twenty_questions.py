@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs import load_dataset, make, play
+from envs import make, play
+from envs.data import load_dataset
 from envs.twenty_questions import ASKED, EVERYTHING, NO, OBJECTS, YES, best_question, mean_return, read_answer
 from envs.twenty_questions_matcher import (
     MAX_LENGTH,
@@ -737,6 +738,8 @@ def test_original_format(tmp_path):
     ({"lines": RECORD["lines"], "word": ["Dog"]}, "no 'correct'"),
     (RECORD | {"word": []}, "a game without its `word`"),
     (RECORD | {"lines": []}, "something else"),
+    (RECORD | {"correct": "false"}, "'false' instead of true or false"),
+    (RECORD | {"lines": ["Is it \ud800? Yes."]}, "half a surrogate pair"),
     ({"texts": ["Wordle:\n", "Is it alive?\n", YES], "rewards": [-1.0], "terminated": False, "success": False},
      "an observation that is not one of twenty_questions"),
     ({"texts": ["Questions:\n", "Alive?\n", "Maybe.\n"], "rewards": [-1.0], "terminated": False, "success": False},
@@ -751,7 +754,7 @@ def test_bad_line_is_named(tmp_path, bad, what):
 
 
 def test_our_own_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(envs, "DATA_DIR", tmp_path)
+    monkeypatch.setattr("envs.data.DATA_DIR", tmp_path)
     env = make("twenty_questions")
     assert list(load_dataset(env, num_trajectories=20)) == list(env.generate(20, 0))
     assert {path.name for path in env.files} == {path.name for path in (ROOT / "envs").glob("twenty_questions_*")}

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs import load_dataset, make, play
+from envs import make, play
+from envs.data import load_dataset
 from envs.wordle import CODES, OBS, WORDS_FILE, Vocabulary, Wordle, paper_colours, real_colours
 
 WORDS = [line for line in WORDS_FILE.read_text().splitlines() if not line.startswith("#")]
@@ -220,7 +222,7 @@ def test_data_streams():
 
 def test_a_new_list_of_words_makes_new_data(tmp_path, monkeypatch):
     assert Wordle.files == (WORDS_FILE,)
-    monkeypatch.setattr(envs, "DATA_DIR", tmp_path / "data")
+    monkeypatch.setattr("envs.data.DATA_DIR", tmp_path / "data")
     for line in ("crane", "house"):
         monkeypatch.setattr(Wordle, "files", (Path(write_words(tmp_path / "words.txt", line)),))
         assert len(list(load_dataset(make("wordle"), num_trajectories=5))) == 5
@@ -263,6 +265,11 @@ def test_original_format(tmp_path):
     (RECORD | {"sequence": [*SEQUENCE[:2], ["y b b b b", 0], *SEQUENCE[3:]]}, "observation"),
     (RECORD | {"sequence": "Wordle:\n"}, "wordle trajectory"),
     ([RECORD], "wordle trajectory"),
+    (RECORD | {"done": "false"}, "'false' instead of true or false"),
+    (RECORD | {"reward": [-1, 0, float("nan"), 0, 0, 0]}, "NaN instead of a finite number"),
+    (json.dumps(RECORD).replace("-1.0", "-1e999", 1), "the reward -inf instead of a finite number"),
+    (RECORD | {"sequence": [SEQUENCE[0], [SEQUENCE[1][0] + SEQUENCE[1][0], 1], *SEQUENCE[2:]]}, "instead of one line"),
+    (RECORD | {"sequence": [SEQUENCE[0], ["\ud800\n", 1], *SEQUENCE[2:]]}, "half a surrogate pair"),
 ])
 def test_bad_line_is_named(tmp_path, bad, what):
     with pytest.raises(ValueError, match=r"original\.jsonl, line 2: .*" + what):
@@ -493,6 +500,25 @@ def test_render():
         obs = env.step("")[0]
     assert "the word was crane" in env.render(obs)
     assert "the word was" not in env.render("Wordle:\n")
+
+
+def prompted(*arguments, text=""):
+    command = [sys.executable, "-m", "envs.wordle", *arguments]
+    return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, encoding="utf-8", check=True).stdout
+
+
+def test_example_is_a_word(tmp_path):
+    """What the prompt shows as an example is taken, whatever the list; so are those of the docstrings."""
+    words = write_words(tmp_path / "words.txt", "zebra", "house")
+    for arguments in ((), ("--options", "vocabulary", words)):
+        example = prompted(*arguments).partition("as in `")[2].partition("`")[0]
+        shown = prompted(*arguments, text=f"{example}\n")
+        assert len(example) == 9 and "not a word" not in shown and f" {example[0].upper()} \033[0m" in shown
+    assert "not a word" in prompted("--options", "vocabulary", words, text="c r a n e\n")
+    found = [word for path in ROOT.glob("envs/**/*.py")
+             for word in re.findall(r"""["`]((?:[a-z] ){4}[a-z])(?=["`\\])""", path.read_text())]
+    examples = [f"{word}\n" for word in found if set(word) - set("byg ")]  # the others are answers
+    assert len(examples) >= 2 and set(examples) <= set(make("wordle").vocabulary.actions)
 
 
 def test_terminal():

@@ -1,0 +1,650 @@
+"""Proximal policy optimisation (PPO) of a language model on a multi-turn text game, from a BC policy.
+
+A game is texts obs_0, action_0, obs_1, action_1, …; each is tokenised on its own and their ids are joined. A
+state is a place where the agent chooses a token x_t. In each iteration the policy plays some games. For the
+tokens chosen in them, with π_old the policy that played and π_ref the frozen BC policy:
+
+    r_t = (the action's reward, on its last token) - kl_coef · (log π_old(x_t) - log π_ref(x_t))
+    δ_t = r_t + γ_t · V(state_{t+1}) - V(state_t)
+    A_t = δ_t + γ_t · λ_t · A_{t+1}               R_t = A_t + V(state_t)
+
+γ_t, λ_t: gamma, gae_lambda on an action's last token, else 1. V is 0 after an end by the rules; a game cut
+short has one more state, after its last observation. Then, with ρ = π(x_t) / π_old(x_t) and A whitened:
+
+    L = mean of max(-A·ρ, -A·clip(ρ, 1 ± clip_coef)) + vf_coef · mean of ½((V - R) / spread)²
+
+V = mean + spread · head, on a trunk of its own, since errors of tens of thousands would swamp the policy's.
+mean and spread follow the returns, the head is rescaled (Pop-Art, van Hasselt et al., arXiv 1602.07714).
+
+Source: PPO (Schulman et al., arXiv 1707.06347), LMRL-Gym (Abdulhai et al., arXiv 2311.18232). Deviations: γ
+and λ act per turn, not per token; V as above, never clipped; a run whose returns collapse stops.
+
+    bash benchmarks.sh car_dealer bc_maze           # the policy to start from
+    python algos/ppo_car_dealer.py                  # 46 (k$) in 4 minutes; the policy has 15
+"""
+
+import copy
+import math
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache, StaticLayer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
+from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
+from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
+
+
+@dataclass
+class Args:
+    exp_name: str = "ppo_car_dealer"  # name of the experiment; the run is runs/{env_id}__{exp_name}__{seed}
+    seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
+    track: bool = False  # log to Weights & Biases as well
+    resume: bool = False  # continue the run of this name; if it is finished, play its test again
+    env_id: EnvId = "car_dealer"  # variant of the task
+    env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
+    model: str = "runs/{env_id}__bc_maze__{seed}/model"  # folder or hub name of a causal language model
+    max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the longest of the data)
+    dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
+    num_trajectories: int | None = None  # number of trajectories to generate (default: the task's)
+    num_iterations: int = 40  # number of iterations; after each, metrics are logged and a checkpoint is saved
+    num_episodes: int = 256  # games of an iteration
+    update_epochs: int = 2  # how often each game is learned from
+    minibatch_size: int = 32  # games per gradient step
+    learning_rate: float = 3e-4  # learning rate of AdamW
+    max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
+    gamma: float = 0.99  # discount of a turn
+    gae_lambda: float = 0.95  # λ of a turn
+    clip_coef: float = 0.2  # the ratio of probabilities counts between 1 - clip_coef and 1 + clip_coef
+    vf_coef: float = 1.0  # weight of the value loss
+    kl_coef: float = 0.01  # weight of the distance from the BC policy
+    kl_target: float | None = None  # adapt kl_coef so that the distance stays near this (default: fixed)
+    bc_coef: float = 0.0  # weight of a BC loss on the offline data
+    collapse_margin: float = 1.0  # stop if returns stay this many standard deviations below the first
+    eval_every: int = 10  # iterations from one evaluation on validation games to the next; 0: none
+    num_eval_episodes: int = 256  # validation games
+    num_test_episodes: int | None = None  # test games, at the end (default: the task's)
+    num_envs: int = 512  # games played side by side
+    temperature: float = 1.0  # temperature of sampling in evaluations; 0: greedy
+
+
+FILTERED = "runs/{env_id}__filtered_bc__{seed}/model"
+TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
+    **dict.fromkeys(("maze_fo", "maze_po", "text_nav_fo", "text_nav_po"), dict(num_iterations=30)),
+    "wordle": dict(model=FILTERED, num_iterations=60, num_episodes=1024, minibatch_size=128, num_envs=1024),
+    "chess": dict(num_iterations=10, num_episodes=32, minibatch_size=4, gamma=0.9),
+    "endgames": dict(learning_rate=1e-4),
+    **dict.fromkeys(("twenty_questions", "guess_city"), dict(model=FILTERED)),
+}
+PAPER = {  # for any other model
+    **dict.fromkeys(get_args(EnvId), dict(learning_rate=5e-6, num_episodes=512)),
+    **dict.fromkeys(("maze_fo", "maze_po"), dict(learning_rate=1e-6, num_episodes=512, kl_coef=0.1)),
+    "chess": dict(learning_rate=1e-5, num_episodes=1024),
+    "endgames": dict(learning_rate=1e-5, num_episodes=512),
+    "wordle": dict(learning_rate=3e-5, num_episodes=512, kl_coef=0.001, bc_coef=10.0),
+}
+
+
+# --- Model ---
+
+
+def load_model(args: Args) -> tuple[nn.Module, "Text"]:
+    """The causal language model `--model` and its tokenizer. Settles `max_length`."""
+    name = start_model(args)
+    with refusing(f"cannot load {name} to {args.device}"):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if Path(name).is_dir() and not list(Path(name).glob("*.safetensors")):
+            policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+        else:
+            policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        policy = policy.to(args.device).eval()  # with dropout, what is trained would not be what plays
+    set_length(args, name, policy.config)
+    return policy, Text(tokenizer, policy.config.vocab_size)
+
+
+class Text:
+    """Text to ids and back. Each text is encoded on its own: no token straddles two speakers' texts."""
+
+    def __init__(self, tokenizer, vocab_size: int) -> None:
+        self.tokenizer = tokenizer
+        self.encode = cache(partial(tokenizer.encode, add_special_tokens=False))  # games repeat themselves
+        self.decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+        self.ends_line = ["\n" in self.decode([i]) for i in range(vocab_size)]  # by id
+
+
+@torch.no_grad()
+def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
+    """Refuse, with a sentence, a model or a tokenizer with which something would be silently wrong."""
+    with refusing(f"{args.model} cannot be used"):
+        ids = check_texts(env, text, args)
+        batch = torch.tensor([ids], device=args.device)
+        head = policy.get_output_embeddings()
+        own = policy(input_ids=batch, use_cache=False).logits[0]  # (T, V)
+        trained = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
+        reader = Reader([policy.base_model], head, args)
+        reader.reset(num_rows=2, markov=False)
+        window = Window(ids[:-1])
+        reader.read([window, None])
+        window.ids = ids
+        _, played = reader.read([window, Window(ids[: len(ids) // 2])])  # one token beside many of a row
+        same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
+        same(100 * trained, 100 * own, msg="its logits are not its head's output")
+        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
+
+
+class ValueModel(nn.Module):
+    """V on a trunk of its own that starts as a copy of the policy's: mean + spread · head(h)."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.trunk = copy.deepcopy(policy.base_model)
+        self.head = nn.Linear(policy.get_output_embeddings().in_features, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("spread", torch.tensor(1.0))
+
+    def forward(self, batch: "Batch") -> Tensor:
+        """V (m,) of a minibatch's m states."""
+        hidden = self.trunk(input_ids=batch.ids, use_cache=False).last_hidden_state  # (W, T, d)
+        hidden = hidden.flatten(0, 1)[batch.states]  # (m, d)
+        return self.mean + self.spread * self.head(hidden)[:, 0]
+
+    @torch.no_grad()
+    def rescale(self, returns: Tensor) -> None:
+        """Take mean and spread of `returns` (n,), and let V say what it said before."""
+        spread = returns.std().clamp(min=1e-2)
+        bias = self.spread * self.head.bias + self.mean - returns.mean()
+        self.head.weight.mul_(self.spread / spread)
+        self.head.bias.copy_(bias / spread)
+        self.mean.copy_(returns.mean())
+        self.spread.copy_(spread)
+
+
+def policy_logprobs(policy: nn.Module, batch: "Batch") -> tuple[Tensor, Tensor]:
+    """log π of the n chosen tokens, and the entropy of π where they were chosen, (n,) each."""
+    hidden = policy.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state  # (W, T, d)
+    hidden = hidden.flatten(0, 1)[batch.states[batch.acted]]  # (n, d)
+    logits = policy.get_output_embeddings()(hidden).float()  # (n, V)
+    logprobs = F.log_softmax(logits, dim=-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    return logprobs.gather(1, batch.tokens[:, None])[:, 0], entropy
+
+
+# --- Loss ---
+
+
+class Batch(NamedTuple):
+    """Whole games. Their m states and the n tokens that were chosen in them are in the order of play."""
+
+    ids: Tensor  # (W, T): the different windows, padded on the right, which a causal model needs no mask for
+    states: Tensor  # (m,): their places in ids laid out in one row; a game that was cut short has one more
+    acted: Tensor  # (n,): the state in which each token was chosen; the next state of the game is acted + 1
+    tokens: Tensor  # (n,): the chosen tokens
+    rewards: Tensor  # (n,)
+    ends_turn: Tensor  # (n,) bool
+    ends_game: Tensor  # (n,) bool: the last token of a game
+    terminated: Tensor  # (n,) bool: the last token of a game that the rules ended
+
+
+class Experience(NamedTuple):
+    """What PPO needs to know of the n tokens that were chosen in the games of an iteration, (n,) each."""
+    logprobs: Tensor  # log π_old
+    ref_logprobs: Tensor  # log π_ref
+    values: Tensor  # V before the update
+    advantages: Tensor
+
+
+@torch.no_grad()
+def look_back(policy, reference, value_model, episodes: list["Episode"], kl_coef: float, args: Args):
+    """The `Experience` of the games that the policy has just played, by the code that trains."""
+    pieces = []
+    for start in range(0, len(episodes), args.minibatch_size):
+        batch = collate(episodes[start : start + args.minibatch_size], args.device)
+        logprobs, _ = policy_logprobs(policy, batch)
+        ref_logprobs, _ = policy_logprobs(reference, batch)
+        rewards = batch.rewards - kl_coef * (logprobs - ref_logprobs)
+        all_values = F.pad(value_model(batch), (0, 1))  # (m + 1,): no state follows the last game's end
+        values = all_values[batch.acted]
+        next_values = all_values[batch.acted + 1] * ~batch.terminated
+        advantages = gae(rewards, values, next_values, batch, args)
+        pieces.append((logprobs, ref_logprobs, values, advantages))
+    return Experience(*[torch.cat(tensors) for tensors in zip(*pieces)])
+
+
+def gae(rewards: Tensor, values: Tensor, next_values: Tensor, batch: Batch, args: Args) -> Tensor:
+    """Generalised advantage estimates (n,) of the chosen tokens of whole games, from tensors (n,)."""
+    gammas = torch.where(batch.ends_turn, args.gamma, 1.0)
+    lambdas = torch.where(batch.ends_turn, args.gae_lambda, 1.0)
+    deltas = (rewards + gammas * next_values - values).tolist()
+    decays = (gammas * lambdas * ~batch.ends_game).tolist()  # nothing flows from one game to the one before
+    advantages = []
+    advantage = 0.0
+    for delta, decay in zip(deltas[::-1], decays[::-1]):
+        advantage = delta + decay * advantage
+        advantages.append(advantage)
+    return torch.tensor(advantages[::-1], device=rewards.device)
+
+
+def whiten(advantages: Tensor) -> Tensor:  # (n,), then with mean 0 and variance 1
+    return (advantages - advantages.mean()) / (advantages.var(correction=0) + 1e-8).sqrt()
+
+
+def ppo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_coef: float):
+    """The policy's loss and what to watch, from tensors (n,)."""
+    logratio = logprobs - old_logprobs
+    ratio = logratio.exp()
+    pg_loss1 = -advantages * ratio
+    pg_loss2 = -advantages * ratio.clamp(1 - clip_coef, 1 + clip_coef)
+    return {
+        "policy_loss": torch.maximum(pg_loss1, pg_loss2).mean(),
+        "approx_kl": (ratio - 1 - logratio).mean(),  # http://joschu.net/blog/kl-approx.html
+        "clipfrac": (pg_loss2 > pg_loss1).float().mean(),
+    }
+
+
+# --- Games as tokens ---
+
+
+@dataclass
+class Window:
+    """Tokens that the model sees together."""
+
+    ids: list[int]
+    chosen: list[int] = field(default_factory=list)  # the places of the tokens that the agent has chosen
+    num_read: int = 0  # how many tokens are in the rollout's key/value cache
+
+
+class Episode:
+    """A game as tokens, in one window or several.
+
+    Where the newest observation is the whole state (`markov`), each turn is a window of its own. Elsewhere a
+    window holds the game until it is full; the next one opens with the game's first text and the newest turns
+    that fill half of it. The actions among them are context: each is trained on once, where it was played.
+    """
+
+    def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
+        self.markov = markov
+        self.max_length = max_length
+        self.room = max_length - max_new_tokens - 1  # before an action and the newline after it
+        self.windows: list[Window] = []
+        self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
+        self.action: list[int] = []  # the tokens so far of the action that is being chosen
+        self.rewards: list[float] = []  # by chosen token: the reward of an action on its last token, else 0
+        self.ends_turn: list[bool] = []  # by chosen token
+        self.terminated = False
+        self.num_cut = 0  # observations that were too long for a window
+        self.trajectory: Trajectory | None = None  # the game as text
+        self.num_invalid = 0
+
+    def observe(self, obs: list[int]) -> None:
+        """Add an observation. Of one that does not fit into a window, only the end is read."""
+        if self.markov or not self.windows:
+            self.windows.append(Window([]))
+        elif len(self.windows[-1].ids) + len(obs) > self.room:
+            self.windows.append(Window(self.opening(len(obs))))
+        window = self.windows[-1]
+        space = self.room - len(window.ids)
+        self.num_cut += len(obs) > space
+        self.parts.append(obs[-space:])
+        window.ids += self.parts[-1]
+
+    def opening(self, num_tokens: int) -> list[int]:
+        """The first text and the newest turns, to open a window that has room for `num_tokens` more."""
+        first = self.parts[0][: max(self.room - num_tokens, self.room // 2)]
+        newest = []
+        for i in range(len(self.parts) - 2, 0, -2):
+            turn = self.parts[i] + self.parts[i + 1]
+            if len(first) + len(turn) + len(newest) + num_tokens > min(self.room, self.max_length // 2):
+                break
+            newest = turn + newest
+        return first + newest
+
+    def act(self, ids: list[int]) -> None:
+        """Add tokens of an action."""
+        window = self.windows[-1]
+        window.chosen += range(len(window.ids), len(window.ids) + len(ids))
+        window.ids += ids
+        self.action += ids
+
+    def end_turn(self, reward: float, terminated: bool, suffix: list[int]) -> None:
+        """The action is complete; `suffix`: the newline, not the agent's, after one that was cut off."""
+        self.rewards += [0.0] * (len(self.action) - 1) + [reward]
+        self.ends_turn += [False] * (len(self.action) - 1) + [True]
+        self.terminated = terminated
+        self.parts.append(self.action + suffix)
+        self.windows[-1].ids += suffix
+        self.action = []
+
+
+def encode(games: list[Trajectory], env: Env, text: Text, args: Args) -> list[Episode]:
+    """The games of the data as tokens. Settles `max_new_tokens`."""
+    lengths = (len(text.encode(action)) for game in games for action in game.texts[1::2])
+    longest_action = max(lengths, default=1)
+    args.max_new_tokens = args.max_new_tokens or longest_action
+    episodes = []
+    for game in tqdm(games, "tokenising", leave=False, delay=2):
+        episode = Episode(env.markov, args.max_length, max(longest_action, args.max_new_tokens))
+        for obs, action, reward in zip(game.texts[::2], game.texts[1::2], game.rewards):
+            episode.observe(text.encode(obs))
+            episode.act(text.encode(action))
+            episode.end_turn(reward, game.terminated, suffix=[])
+        if not game.terminated and len(game.texts) % 2:
+            episode.observe(text.encode(game.texts[-1]))
+        episodes.append(episode)
+    return episodes
+
+
+def collate(episodes: list[Episode], device: str) -> Batch:
+    """A minibatch of episodes."""
+    length = max(len(window.ids) for episode in episodes for window in episode.windows)
+    different = {}  # the row of each; equal windows, of which a maze has many, are computed once
+    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors
+    for episode in episodes:
+        for window in episode.windows:
+            start = length * different.setdefault(tuple(window.ids), len(different))  # of its row
+            for place in window.chosen:
+                lists.acted.append(len(lists.states))
+                lists.states.append(start + place - 1)
+                lists.tokens.append(window.ids[place])
+        if not episode.terminated:  # cut short: one more state, to bootstrap from
+            lists.states.append(start + len(window.ids) - 1)
+        before_end = [False] * (len(episode.rewards) - 1)
+        lists.rewards.extend(episode.rewards)
+        lists.ends_turn.extend(episode.ends_turn)
+        lists.ends_game.extend(before_end + [True])
+        lists.terminated.extend(before_end + [episode.terminated])
+    padded = np.array([ids + (0,) * (length - len(ids)) for ids in different])
+    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
+
+
+# --- Rollout ---
+
+
+class RowLayer(StaticLayer):
+    """A layer of the key/value cache in which every row has its own length; `reader` says where tokens go."""
+
+    def __init__(self, reader: "Reader") -> None:
+        super().__init__(max_cache_len=reader.num_columns)
+        self.reader = reader
+
+    def update(self, keys: Tensor, values: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        reader = self.reader
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        more_columns = reader.num_columns - self.keys.shape[2]
+        more_rows = reader.num_rows - self.keys.shape[0]
+        if more_columns or more_rows:
+            padding = 0, 0, 0, more_columns, 0, 0, 0, more_rows
+            self.keys = F.pad(self.keys, padding)
+            self.values = F.pad(self.values, padding)
+        self.keys[reader.written] = keys.transpose(1, 2)  # (rows, width, heads, d)
+        self.values[reader.written] = values.transpose(1, 2)
+        return self.keys[reader.shown], self.values[reader.shown]
+
+
+class Reader:
+    """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
+
+    A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
+    """
+
+    def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
+        self.trunks = trunks
+        self.next_logits = next_logits  # from each trunk's last hidden states (rows, d) to logits (rows, V)
+        self.max_length = args.max_length
+        self.device = args.device
+
+    def reset(self, num_rows: int, markov: bool) -> None:
+        """Forget what was read."""
+        self.num_rows = num_rows
+        self.num_columns = 1  # the last one is for padding
+        self.markov = markov
+        self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
+
+    def read(self, windows: list[Window | None]) -> tuple[list[int], Tensor]:
+        """Each row reads on. Returns the rows that are done, and logits (rows, V) of what follows in them."""
+        source = {row: row for row, window in enumerate(windows) if window}  # which row reads for a row
+        if self.markov:  # of equal windows, and a maze has many, one is read for all
+            first = {}
+            source = {row: first.setdefault(tuple(windows[row].ids), row) for row in source}
+        rows = sorted(set(source.values()))
+        num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
+        width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
+        if 2 * len(rows) > len(windows):  # some without a game cost less than a copy of the others' cache
+            rows = range(len(windows))
+
+        ids = np.zeros((len(rows), width), dtype=np.int64)
+        start = np.zeros((len(rows), 1), dtype=np.int64)
+        ends = {}  # by row that has read all of its window: where in `ids` its last token is
+        self.length = 0
+        for i, row in enumerate(rows):
+            window = windows[row] or Window([])
+            piece = window.ids[window.num_read :][:width]
+            ids[i, : len(piece)] = piece
+            start[i] = window.num_read
+            window.num_read += len(piece)
+            self.length = max(self.length, window.num_read)
+            if window.num_read == len(window.ids):
+                ends[row] = i * width + len(piece) - 1
+
+        hidden = self.forward(rows, torch.from_numpy(ids), torch.from_numpy(start))
+        ready = {row: ends[reader] for row, reader in source.items() if reader in ends}
+        places = list(ready.values())
+        return list(ready), self.next_logits(*[states.flatten(0, 1)[places] for states in hidden])
+
+    def forward(self, rows: list[int] | range, ids: Tensor, start: Tensor) -> list[Tensor]:
+        """Each trunk's hidden states (rows, width, d) of ids (rows, width) after `start` (rows, 1) tokens."""
+        ids = ids.to(self.device, non_blocking=True)
+        positions = start.to(self.device, non_blocking=True) + torch.arange(ids.shape[1], device=self.device)
+        shown = torch.arange(self.length, device=self.device) <= positions[:, :, None]
+        mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
+        if self.length >= self.num_columns:
+            self.num_columns = min(2 * self.length, self.max_length) + 1
+
+        row_ids = torch.tensor(rows, device=self.device)
+        columns = positions.clamp(max=self.num_columns - 1)
+        shown_rows = slice(None) if len(rows) == self.num_rows else row_ids
+        self.written = row_ids[:, None], slice(None), columns  # where the layers put new keys and values
+        self.shown = shown_rows, slice(None), slice(self.length)  # and what they return, of all rows a view
+        hidden = []
+        for trunk, layers in zip(self.trunks, self.caches):
+            output = trunk(
+                input_ids=ids,
+                attention_mask=mask[:, None],
+                position_ids=positions.clamp(max=self.max_length - 1),
+                use_cache=True,
+                **{cache_name(type(trunk)): layers},
+            )
+            hidden.append(output.last_hidden_state)
+        return hidden
+
+
+@torch.inference_mode()
+def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
+    """Play a game for each seed, side by side in the rows of `reader`, which are not in step."""
+    markov = envs.envs[0].markov
+    generator = torch.Generator(args.device).manual_seed(seeds[0] + args.seed)
+    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in seeds]
+    waiting = list(zip(episodes, seeds))[::-1]
+    playing = {}  # the episode in each row; the row is also the game's number in `envs`
+    rows = range(min(len(envs.envs), len(seeds)))
+    reader.reset(len(rows), markov)
+    progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
+    while waiting or playing:
+        # Each free row takes the next game.
+        for row in rows:
+            if row not in playing and waiting:
+                playing[row], seed = waiting.pop()
+                playing[row].observe(text.encode(envs.reset(row, seed)))
+
+        # Each row reads on. Those that have read everything choose one more token.
+        windows = [playing[row].windows[-1] if row in playing else None for row in rows]
+        ready, logits = reader.read(windows)
+        tokens = sample(logits, args.temperature, generator).tolist()
+        actions = {}
+        for row, token in zip(ready, tokens):
+            episode = playing[row]
+            episode.act([token])
+            if text.ends_line[token] or len(episode.action) == args.max_new_tokens:
+                actions[row] = text.decode(episode.action)
+
+        # Games with a complete action move on to the next turn or end.
+        for row, (obs, reward, terminated, truncated, info) in envs.step(actions).items():
+            episode = playing[row]
+            suffix = [] if "\n" in actions[row] else text.encode("\n")
+            episode.end_turn(reward, terminated, suffix)
+            if not terminated:
+                episode.observe(text.encode(obs))
+            if terminated or truncated:
+                episode.trajectory = info["trajectory"]
+                episode.num_invalid = info["num_invalid"]
+                del playing[row]
+                progress.update()
+    progress.close()
+    return episodes
+
+
+def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = F.softmax(logits.float() / temperature, dim=-1)
+    # The first of independent exponential clocks to ring. (torch.multinomial would wait for the GPU.)
+    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / clocks).argmax(-1)
+
+
+# --- Evaluation ---
+
+
+def evaluate(reader: Reader, envs: VectorEnv, split: str, num_games: int, text: Text, args: Args):
+    """Play the first games of the split "eval" (validation) or "test"; returns metrics and games as text."""
+    start = time.time()
+    seeds = range(SEEDS[split], SEEDS[split] + num_games)
+    episodes = rollout(reader, envs, seeds, text, args)
+    metrics = summary(episodes, envs.envs[0], split)
+    num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
+    metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
+    return metrics, [episode.trajectory for episode in episodes]
+
+
+def summary(episodes: list[Episode], env: Env, group: str) -> dict[str, float]:
+    """How the games went; `group`: what the metrics' names begin with."""
+    games = [episode.trajectory for episode in episodes]
+    num_invalid = sum(episode.num_invalid for episode in episodes)
+    metrics = statistics(env, games, num_invalid)
+    metrics["cut_observations"] = sum(episode.num_cut for episode in episodes)
+    return {f"{group}/{name}": value for name, value in metrics.items()}
+
+
+# --- Training ---
+
+
+def main(args: Args) -> None:
+    """Play, look back, learn, and again; then save and test."""
+    envs = make_envs(args)
+    env = envs.envs[0]
+    run = Run(args, env)
+    torch.manual_seed(args.seed)
+    policy, text = load_model(args)
+    check_model(policy, text, env, args)
+    args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
+    games = run.load_games() if args.bc_coef else list(env.generate(32, args.seed))
+    offline = encode(games, env, text, args)  # settles max_new_tokens, too
+    reference = copy.deepcopy(policy)
+    value_model = ValueModel(policy).to(args.device)
+    parameters = [*policy.parameters(), *value_model.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
+    parts = {"policy": policy, "value_model": value_model, "optimizer": optimizer}
+    kl_coef, num_turns, done = args.kl_coef, 0, 0
+    if (run.folder / "last.pt").exists():
+        state = torch.load(run.folder / "last.pt", map_location=args.device, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        kl_coef, num_turns, done = state["kl_coef"], state["num_turns"], state["iteration"]
+    run.begin(done)
+
+    for iteration in range(done + 1, args.num_iterations + 1):
+        rng = np.random.default_rng([args.seed, iteration])
+        first_seed = rng.integers(SEEDS["train"], SEEDS["eval"] - args.num_episodes)
+        seeds = range(first_seed, first_seed + args.num_episodes)
+        episodes = rollout(reader, envs, seeds, text, replace(args, temperature=1.0))
+        metrics = summary(episodes, env, "charts")
+        metrics["charts/episodes"] = iteration * args.num_episodes
+        num_turns += sum(len(episode.trajectory.rewards) for episode in episodes)
+
+        old = look_back(policy, reference, value_model, episodes, kl_coef, args)
+        returns = old.advantages + old.values
+        value_model.rescale(returns)
+        advantages = whiten(old.advantages)
+        logratio = old.logprobs - old.ref_logprobs
+        metrics["losses/kl_ref"] = (torch.exp(-logratio) - 1 + logratio).mean()
+        if args.kl_target:
+            excess = float(logratio.mean()) / args.kl_target - 1
+            kl_coef *= 1 + 0.1 * max(-0.2, min(0.2, excess))
+        metrics["charts/kl_coef"] = kl_coef
+        metrics["charts/learning_rate"] = args.learning_rate
+
+        history = []
+        lengths = [len(episode.rewards) for episode in episodes]
+        places = torch.arange(len(returns), device=args.device).split(lengths)  # of each game's tokens
+        order = [i for _ in range(args.update_epochs) for i in rng.permutation(len(episodes))]
+        for begin in range(0, len(order), args.minibatch_size):
+            indices = order[begin : begin + args.minibatch_size]
+            batch = collate([episodes[i] for i in indices], args.device)
+            at = torch.cat([places[i] for i in indices])
+            logprobs, entropy = policy_logprobs(policy, batch)
+            values = value_model(batch)[batch.acted]
+            losses = ppo_loss(logprobs, old.logprobs[at], advantages[at], args.clip_coef)
+            losses["value_loss"] = ((values - returns[at]) / value_model.spread).square().mean() / 2
+            losses["entropy"] = entropy.mean()
+            loss = losses["policy_loss"] + args.vf_coef * losses["value_loss"]
+            if args.bc_coef:
+                chosen = rng.integers(len(offline), size=len(indices))
+                cloned = collate([offline[i] for i in chosen], args.device)
+                losses["bc_loss"] = -policy_logprobs(policy, cloned)[0].mean()
+                loss = loss + args.bc_coef * losses["bc_loss"]
+
+            optimizer.zero_grad()
+            loss.backward()
+            losses["grad_norm"] = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+            nn.utils.clip_grad_norm_(value_model.parameters(), args.max_grad_norm)
+            optimizer.step()
+            history.append({f"losses/{name}": value.detach() for name, value in losses.items()})
+            history[-1]["tokens"] = batch.ids.numel()
+            history[-1]["time"] = time.time()
+
+        if args.eval_every and iteration % args.eval_every == 0:
+            metrics |= evaluate(reader, envs, "eval", args.num_eval_episodes, text, args)[0]
+        run.log(iteration, num_turns, metrics, history)
+        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)
+        state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"iteration": iteration, "num_turns": num_turns, "kl_coef": kl_coef}
+        run.write("last.pt", partial(torch.save, state))
+
+    try:
+        run.write("critic.pt", partial(torch.save, value_model.state_dict()))
+        run.save_model(policy, text.tokenizer, args.max_new_tokens)
+    finally:  # a fault of one must not cost the other
+        metrics, games = evaluate(reader, envs, "test", args.num_test_episodes, text, args)
+        run.log(args.num_iterations, num_turns, metrics)
+        run.save_games(games)
+
+
+if __name__ == "__main__":
+    main(parse_args(Args, TUNED, PAPER, __doc__))
