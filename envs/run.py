@@ -59,7 +59,8 @@ def parse_args(args_class: type[ArgsType], tuned: dict[str, dict], paper: dict[s
     a run that is resumed as it was; else as the class has it.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal may know fewer letters than our texts have
+        # A terminal may know fewer letters than our texts have; a file is to show each line at once.
+        stream.reconfigure(errors="replace", line_buffering=True)
     given, _ = tyro.cli(args_class, add_help=False, return_unknown_args=True)
     defaults = replace(args_class(), env_id=given.env_id, **tuned.get(given.env_id, {}))
     asked = given.model != args_class().model

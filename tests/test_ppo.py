@@ -335,7 +335,8 @@ def test_the_value_loss_does_not_reach_the_policy(run):
     (without, _), (with_it, _) = (run(vf_coef=vf_coef) for vf_coef in (0.0, 1000.0))
     for name, value in without["policy"].items():
         assert torch.equal(value, with_it["policy"][name]), name
-    moved = [name for name, value in without["value_model"].items() if not torch.equal(value, with_it["value_model"][name])]
+    after = with_it["value_model"]
+    moved = [name for name, value in without["value_model"].items() if not torch.equal(value, after[name])]
     assert "head.weight" in moved and any(name.startswith("trunk.") for name in moved)
 
 
