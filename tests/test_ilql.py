@@ -485,7 +485,7 @@ def run(tmp_path, monkeypatch):
         ilql_wordle.main(args)
         folder = tmp_path / "runs" / f"corridor__{args.exp_name}__1"
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return torch.load(folder / "last.pt"), rows
+        return torch.load(folder / "last.pt", weights_only=True), rows
 
     return run
 

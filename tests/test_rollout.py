@@ -729,7 +729,7 @@ class Talk(Env):
 
     def generate(self, num_trajectories, seed, start=0):
         for i in range(start, num_trajectories):
-            yield Trajectory(["hello world\n", "yes\n", "a b\n", "No.\n"][i % 2 * 2 :][:2] * 4 + ["b\n"], [0.0] * 4,
+            yield Trajectory(["hello world\n", "yes\n", "a b\n", "No .\n"][i % 2 * 2 :][:2] * 4 + ["b\n"], [0.0] * 4,
                              False, False)
 
 
@@ -831,6 +831,14 @@ def test_more_ids_than_tokens_are_no_fault(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     _, text = check(Args(model=str(tmp_path), device="cpu"))
     assert len(text.ends_line) == len(tokenizer) + 9 and not any(text.ends_line[-9:])
+
+
+def test_spaces_stay_as_they_are():
+    """Also with a tokenizer that would tidy them up when it decodes."""
+    tokenizer = word_tokenizer([*WORDS, "N", "o", " ", "."])
+    tokenizer.clean_up_tokenization_spaces = True
+    text = Text(tokenizer, len(tokenizer))
+    assert tokenizer.decode(text.encode("No .\n")) == "No.\n" and text.decode(text.encode("No .\n")) == "No .\n"
 
 
 def test_a_missing_model_is_refused(tmp_path):
