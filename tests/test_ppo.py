@@ -302,7 +302,7 @@ def run(tmp_path, monkeypatch):
         ppo.main(args)
         folder = tmp_path / "runs" / f"{args.env_id}__{args.exp_name}__1"
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return torch.load(folder / "last.pt"), rows
+        return torch.load(folder / "last.pt", weights_only=True), rows
 
     return run
 
@@ -485,7 +485,7 @@ def test_a_run_that_collapses_keeps_its_checkpoint(run, monkeypatch):
     with pytest.raises(SystemExit, match="collapsed"):
         run(num_iterations=12, num_episodes=8, collapse_margin=1.0)
     folder, = Path(envs.run.RUNS).iterdir()
-    assert torch.load(folder / "last.pt")["iteration"] == 5
+    assert torch.load(folder / "last.pt", weights_only=True)["iteration"] == 5
     assert not (folder / "model").exists()
 
 
