@@ -275,6 +275,9 @@ def test_the_gradient_of_games_that_were_played(env_id):
     assert {len(episode.windows) for episode in episodes} == {2 if env_id == "markov_bandit" else 1}
     old = look_back(policy, reference, value_model, episodes, 0.0, args)
     found = policy_gradient(policy, episodes, old.advantages)
+    _, entropy = policy_logprobs(policy, collate(episodes[:1], "cpu"))
+    first = policy(input_ids=torch.tensor([text.encode("S\n")])).logits[0, -1].softmax(-1)
+    assert entropy.shape == (2,) and entropy[0].item() == pytest.approx(-(first * first.log()).sum().item(), abs=1e-5)
     assert torch.cosine_similarity(found, wanted, dim=0) > 0.9
     assert found.norm().item() == pytest.approx(wanted.norm().item(), rel=0.2)
 
@@ -309,12 +312,16 @@ def run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("env_id, max_length", [("bandit", 64), ("markov_bandit", 64), ("long_bandit", 12)])
 def test_the_first_ratio_is_1(env_id, max_length, run, monkeypatch):
-    """In each iteration, before any update, in games of several windows as well; later ones are not."""
-    ratios, windows = [], []
+    """In each iteration, before any update, in games of several windows as well; later ones are not.
 
-    def ppo_loss(logprobs, old_logprobs, *rest, function=ppo.ppo_loss):
+    The advantages are whitened over the iteration, not over a minibatch.
+    """
+    ratios, advantages, windows = [], [], []
+
+    def ppo_loss(logprobs, old_logprobs, whitened, *rest, function=ppo.ppo_loss):
         ratios.append((logprobs - old_logprobs).exp().detach())
-        return function(logprobs, old_logprobs, *rest)
+        advantages.append(whitened)
+        return function(logprobs, old_logprobs, whitened, *rest)
 
     def watched(*args, function=ppo.rollout):
         episodes = function(*args)
@@ -327,7 +334,10 @@ def test_the_first_ratio_is_1(env_id, max_length, run, monkeypatch):
     assert len(ratios) == 3 * 2 * 4 and min(windows) == {"bandit": 1}.get(env_id, 2)
     for number, ratio in enumerate(ratios):
         assert (ratio - 1).abs().max() < 1e-5 if number % 8 == 0 else (ratio - 1).abs().max() > 1e-3
-    assert "losses/approx_kl" in rows[0] and rows[0]["losses/approx_kl"] > 0
+    assert rows[0]["losses/approx_kl"] > 0
+    for start in range(0, len(ratios), 4):  # an epoch: each token of the iteration once
+        of_all = torch.cat(advantages[start : start + 4])
+        assert of_all.mean().abs() < 1e-4 and of_all.std(correction=0).item() == pytest.approx(1, abs=1e-3)
 
 
 def test_the_value_loss_does_not_reach_the_policy(run):
