@@ -42,6 +42,7 @@ from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
 from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
+from envs.data import settle_action_length
 from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
 
 
@@ -332,11 +333,10 @@ class Episode:
 def encode(games: list[Trajectory], env: Env, text: Text, args: Args) -> list[Episode]:
     """The games of the data as tokens. Settles `max_new_tokens`."""
     lengths = (len(text.encode(action)) for game in games for action in game.texts[1::2])
-    longest_action = max(lengths, default=1)
-    args.max_new_tokens = args.max_new_tokens or longest_action
+    longest_action = settle_action_length(lengths, args)
     episodes = []
     for game in tqdm(games, "tokenising", leave=False, delay=2):
-        episode = Episode(env.markov, args.max_length, max(longest_action, args.max_new_tokens))
+        episode = Episode(env.markov, args.max_length, longest_action)
         for obs, action, reward in zip(game.texts[::2], game.texts[1::2], game.rewards):
             episode.observe(text.encode(obs))
             episode.act(text.encode(action))

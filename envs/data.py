@@ -50,6 +50,19 @@ def load_shuffled(env: Env, path: str | None, num_trajectories: int | None, seed
     return trajectories
 
 
+def settle_action_length(lengths: Iterable[int], args: Any) -> int:
+    """The most tokens of an action in the data (`lengths`) or in play; sets `max_new_tokens` if it was not given.
+
+    Exits with a sentence if a window has no room for such an action, a token before it and a newline after it.
+    """
+    longest = max(lengths, default=1)
+    args.max_new_tokens = args.max_new_tokens or longest
+    longest = max(longest, args.max_new_tokens)
+    if longest + 2 > args.max_length:
+        sys.exit(f"error: an action may have {longest} tokens, --max-length {args.max_length} has no room for it")
+    return longest
+
+
 def minibatches(lengths: list[int], size: int, number: int, seed: tuple[int, ...]) -> list[list[int]]:
     """Indices of the games of `number` minibatches of `size`; no game comes twice before all have come once.
 

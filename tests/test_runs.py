@@ -775,6 +775,19 @@ def test_nothing_to_train_on(name, flags, here, tmp_path, monkeypatch):
     assert refused.startswith("error: ") and refused.count("\n") == 0 and not (here / "last.pt").exists()
 
 
+@pytest.mark.parametrize("name", ["bc_maze", "ilql_wordle"])
+def test_an_action_that_no_window_holds(name, flags, here, tmp_path, monkeypatch):
+    """An action of the data, which the check of the model does not see: it is refused before anything is learned."""
+    games = list(load_dataset(make("maze_fo"), None, 9))
+    games[4] = replace(games[4], texts=[games[4].texts[0], "x" * 47 + "\n", *games[4].texts[2:]])  # a token a character
+    write_file(make("maze_fo"), games, tmp_path / "games.jsonl")
+    given = [*flags, "--dataset", str(tmp_path / "games.jsonl")]
+    refused = command(monkeypatch, name, *given, "--max-length", "49")
+    assert refused == "error: an action may have 48 tokens, --max-length 49 has no room for it"
+    assert not (here / "last.pt").exists()
+    assert command(monkeypatch, name, *given, "--max-length", "50", "--max-new-tokens", "5") is None
+
+
 @scripts
 def test_unknown_consequences(name, flags, encoded, tmp_path, monkeypatch):
     """BC learns from a last action without what came of it; ILQL cannot, and a game of one action is nothing to it."""
