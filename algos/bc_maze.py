@@ -33,7 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
-from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
+from envs import Env, EnvId, Trajectory, VectorEnv, statistics
 from envs.data import minibatches, settle_action_length
 from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
 
@@ -126,9 +126,9 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         reader = Reader([policy.base_model], head, args)
         reader.reset(num_rows=2, markov=False)
         window = Window(ids[:-1])
-        reader.read([window, None])
+        reader.read({0: window})
         window.ids = ids
-        _, played = reader.read([window, Window(ids[: len(ids) // 2])])  # one token beside many of a row
+        _, played = reader.read({0: window, 1: Window(ids[: len(ids) // 2])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
         same(100 * trained, 100 * own, msg="its logits are not its head's output")
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
@@ -315,24 +315,24 @@ class Reader:
         self.markov = markov
         self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
 
-    def read(self, windows: list[Window | None]) -> tuple[list[int], Tensor]:
+    def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
         """Each row reads on. Returns the rows that are done, and logits (rows, V) of what follows in them."""
-        source = {row: row for row, window in enumerate(windows) if window}  # which row reads for a row
+        source = {row: row for row in windows}  # which row reads for a row
         if self.markov:  # of equal windows, and a maze has many, one is read for all
             first = {}
-            source = {row: first.setdefault(tuple(windows[row].ids), row) for row in source}
+            source = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
         rows = sorted(set(source.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > len(windows):  # some without a game cost less than a copy of the others' cache
-            rows = range(len(windows))
+        if 2 * len(rows) > self.num_rows:  # some without a game cost less than a copy of the others' cache
+            rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
         start = np.zeros((len(rows), 1), dtype=np.int64)
         ends = {}  # by row that has read all of its window: where in `ids` its last token is
         self.length = 0
         for i, row in enumerate(rows):
-            window = windows[row] or Window([])
+            window = windows.get(row, Window([]))
             piece = window.ids[window.num_read :][:width]
             ids[i, : len(piece)] = piece
             start[i] = window.num_read
@@ -392,7 +392,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
                 playing[row].observe(text.encode(envs.reset(row, seed)))
 
         # Each row reads on. Those that have read everything choose one more token.
-        windows = [playing[row].windows[-1] if row in playing else None for row in rows]
+        windows = {row: playing[row].windows[-1] for row in rows if row in playing}
         ready, logits = reader.read(windows)
         tokens = sample(logits, args.temperature, generator).tolist()
         actions = {}
@@ -431,24 +431,18 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 # --- Evaluation ---
 
 
-def evaluate(reader: Reader, envs: VectorEnv, split: str, num_games: int, text: Text, args: Args):
-    """Play the first games of the split "eval" (validation) or "test"; returns metrics and games as text."""
+def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
+    """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
     start = time.time()
-    seeds = range(SEEDS[split], SEEDS[split] + num_games)
     episodes = rollout(reader, envs, seeds, text, args)
-    metrics = summary(episodes, envs.envs[0], split)
-    num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
-    metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
-    return metrics, [episode.trajectory for episode in episodes]
-
-
-def summary(episodes: list[Episode], env: Env, group: str) -> dict[str, float]:
-    """How the games went; `group`: what the metrics' names begin with."""
     games = [episode.trajectory for episode in episodes]
     num_invalid = sum(episode.num_invalid for episode in episodes)
-    metrics = statistics(env, games, num_invalid)
+    metrics = statistics(envs.envs[0], games, num_invalid)
     metrics["cut_observations"] = sum(episode.num_cut for episode in episodes)
-    return {f"{group}/{name}": value for name, value in metrics.items()}
+    metrics = {f"{group}/{name}": value for name, value in metrics.items()}
+    num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
+    metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
+    return metrics, episodes
 
 
 # --- Training ---
@@ -476,7 +470,6 @@ def main(args: Args) -> None:
     run.begin(done)
 
     for iteration in range(done + 1, args.num_iterations + 1):
-        history = []
         order = minibatches(lengths, args.minibatch_size, args.steps_per_iteration, (args.seed, iteration))
         for indices in tqdm(order, "training", leave=False, delay=2):
             step += 1
@@ -490,14 +483,12 @@ def main(args: Args) -> None:
             loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
             optimizer.step()
-            history.append({"losses/bc_loss": loss.detach(), "losses/grad_norm": grad_norm})
-            history[-1]["tokens"] = batch.ids.numel()
-            history[-1]["time"] = time.time()
+            run.log_step({"bc_loss": loss, "grad_norm": grad_norm}, num_tokens=batch.ids.numel())
 
         metrics = {"charts/learning_rate": optimizer.param_groups[0]["lr"]}
         if args.eval_every and iteration % args.eval_every == 0:
-            metrics |= evaluate(reader, envs, "eval", args.num_eval_episodes, text, args)[0]
-        run.log(iteration, step, metrics, history)
+            metrics |= play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0]
+        run.log(iteration, step, metrics)
         state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
         state |= {"iteration": iteration, "step": step}
         run.write("last.pt", partial(torch.save, state))
@@ -505,9 +496,9 @@ def main(args: Args) -> None:
     try:
         run.save_model(policy, text.tokenizer, args.max_new_tokens)
     finally:  # a fault of one must not cost the other
-        metrics, games = evaluate(reader, envs, "test", args.num_test_episodes, text, args)
+        metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, step, metrics)
-        run.save_games(games)
+        run.save_games([episode.trajectory for episode in tested])
 
 
 if __name__ == "__main__":

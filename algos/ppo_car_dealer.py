@@ -17,7 +17,7 @@ V = mean + spread · head, on a trunk of its own, since errors of tens of thousa
 mean and spread follow the returns, the head is rescaled (Pop-Art, van Hasselt et al., arXiv 1602.07714).
 
 Source: PPO (Schulman et al., arXiv 1707.06347), LMRL-Gym (Abdulhai et al., arXiv 2311.18232). Deviations: γ
-and λ act per turn, not per token; V as above, never clipped; a run whose returns collapse stops.
+and λ act per turn, not per token; V as above, never clipped; kl_coef is fixed, and there is no BC term.
 
     bash benchmarks.sh car_dealer bc_maze           # the policy to start from
     python algos/ppo_car_dealer.py                  # 46 (k$) in 4 minutes; the policy has 15
@@ -58,8 +58,6 @@ class Args:
     model: str = "runs/{env_id}__bc_maze__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
     max_new_tokens: int | None = None  # tokens of an action at most (default: the longest of the data)
-    dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
-    num_trajectories: int | None = None  # number of trajectories to generate (default: the task's)
     num_iterations: int = 40  # number of iterations; after each, metrics are logged and a checkpoint is saved
     num_episodes: int = 256  # games of an iteration
     update_epochs: int = 2  # how often each game is learned from
@@ -71,8 +69,6 @@ class Args:
     clip_coef: float = 0.2  # the ratio of probabilities counts between 1 - clip_coef and 1 + clip_coef
     vf_coef: float = 1.0  # weight of the value loss
     kl_coef: float = 0.01  # weight of the distance from the BC policy
-    kl_target: float | None = None  # adapt kl_coef so that the distance stays near this (default: fixed)
-    bc_coef: float = 0.0  # weight of a BC loss on the offline data
     collapse_margin: float = 1.0  # stop if returns stay this many standard deviations below the first
     eval_every: int = 10  # iterations from one evaluation on validation games to the next; 0: none
     num_eval_episodes: int = 256  # validation games
@@ -94,7 +90,7 @@ PAPER = {  # for any other model
     **dict.fromkeys(("maze_fo", "maze_po"), dict(learning_rate=1e-6, num_episodes=512, kl_coef=0.1)),
     "chess": dict(learning_rate=1e-5, num_episodes=1024),
     "endgames": dict(learning_rate=1e-5, num_episodes=512),
-    "wordle": dict(learning_rate=3e-5, num_episodes=512, kl_coef=0.001, bc_coef=10.0),
+    "wordle": dict(learning_rate=3e-5, num_episodes=512, kl_coef=0.001),
 }
 
 
@@ -137,9 +133,9 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         reader = Reader([policy.base_model], head, args)
         reader.reset(num_rows=2, markov=False)
         window = Window(ids[:-1])
-        reader.read([window, None])
+        reader.read({0: window})
         window.ids = ids
-        _, played = reader.read([window, Window(ids[: len(ids) // 2])])  # one token beside many of a row
+        _, played = reader.read({0: window, 1: Window(ids[: len(ids) // 2])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
         same(100 * trained, 100 * own, msg="its logits are not its head's output")
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
@@ -209,14 +205,14 @@ class Experience(NamedTuple):
 
 
 @torch.no_grad()
-def look_back(policy, reference, value_model, episodes: list["Episode"], kl_coef: float, args: Args):
+def look_back(policy, reference, value_model, episodes: list["Episode"], args: Args):
     """The `Experience` of the games that the policy has just played, by the code that trains."""
     pieces = []
     for start in range(0, len(episodes), args.minibatch_size):
         batch = collate(episodes[start : start + args.minibatch_size], args.device)
         logprobs, _ = policy_logprobs(policy, batch)
         ref_logprobs, _ = policy_logprobs(reference, batch)
-        rewards = batch.rewards - kl_coef * (logprobs - ref_logprobs)
+        rewards = batch.rewards - args.kl_coef * (logprobs - ref_logprobs)
         all_values = F.pad(value_model(batch), (0, 1))  # (m + 1,): no state follows the last game's end
         values = all_values[batch.acted]
         next_values = all_values[batch.acted + 1] * ~batch.terminated
@@ -330,23 +326,6 @@ class Episode:
         self.action = []
 
 
-def encode(games: list[Trajectory], env: Env, text: Text, args: Args) -> list[Episode]:
-    """The games of the data as tokens. Settles `max_new_tokens`."""
-    lengths = (len(text.encode(action)) for game in games for action in game.texts[1::2])
-    longest_action = settle_action_length(lengths, args)
-    episodes = []
-    for game in tqdm(games, "tokenising", leave=False, delay=2):
-        episode = Episode(env.markov, args.max_length, longest_action)
-        for obs, action, reward in zip(game.texts[::2], game.texts[1::2], game.rewards):
-            episode.observe(text.encode(obs))
-            episode.act(text.encode(action))
-            episode.end_turn(reward, game.terminated, suffix=[])
-        if not game.terminated and len(game.texts) % 2:
-            episode.observe(text.encode(game.texts[-1]))
-        episodes.append(episode)
-    return episodes
-
-
 def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
@@ -415,24 +394,24 @@ class Reader:
         self.markov = markov
         self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
 
-    def read(self, windows: list[Window | None]) -> tuple[list[int], Tensor]:
+    def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
         """Each row reads on. Returns the rows that are done, and logits (rows, V) of what follows in them."""
-        source = {row: row for row, window in enumerate(windows) if window}  # which row reads for a row
+        source = {row: row for row in windows}  # which row reads for a row
         if self.markov:  # of equal windows, and a maze has many, one is read for all
             first = {}
-            source = {row: first.setdefault(tuple(windows[row].ids), row) for row in source}
+            source = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
         rows = sorted(set(source.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > len(windows):  # some without a game cost less than a copy of the others' cache
-            rows = range(len(windows))
+        if 2 * len(rows) > self.num_rows:  # some without a game cost less than a copy of the others' cache
+            rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
         start = np.zeros((len(rows), 1), dtype=np.int64)
         ends = {}  # by row that has read all of its window: where in `ids` its last token is
         self.length = 0
         for i, row in enumerate(rows):
-            window = windows[row] or Window([])
+            window = windows.get(row, Window([]))
             piece = window.ids[window.num_read :][:width]
             ids[i, : len(piece)] = piece
             start[i] = window.num_read
@@ -492,7 +471,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
                 playing[row].observe(text.encode(envs.reset(row, seed)))
 
         # Each row reads on. Those that have read everything choose one more token.
-        windows = [playing[row].windows[-1] if row in playing else None for row in rows]
+        windows = {row: playing[row].windows[-1] for row in rows if row in playing}
         ready, logits = reader.read(windows)
         tokens = sample(logits, args.temperature, generator).tolist()
         actions = {}
@@ -531,24 +510,18 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 # --- Evaluation ---
 
 
-def evaluate(reader: Reader, envs: VectorEnv, split: str, num_games: int, text: Text, args: Args):
-    """Play the first games of the split "eval" (validation) or "test"; returns metrics and games as text."""
+def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
+    """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
     start = time.time()
-    seeds = range(SEEDS[split], SEEDS[split] + num_games)
     episodes = rollout(reader, envs, seeds, text, args)
-    metrics = summary(episodes, envs.envs[0], split)
-    num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
-    metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
-    return metrics, [episode.trajectory for episode in episodes]
-
-
-def summary(episodes: list[Episode], env: Env, group: str) -> dict[str, float]:
-    """How the games went; `group`: what the metrics' names begin with."""
     games = [episode.trajectory for episode in episodes]
     num_invalid = sum(episode.num_invalid for episode in episodes)
-    metrics = statistics(env, games, num_invalid)
+    metrics = statistics(envs.envs[0], games, num_invalid)
     metrics["cut_observations"] = sum(episode.num_cut for episode in episodes)
-    return {f"{group}/{name}": value for name, value in metrics.items()}
+    metrics = {f"{group}/{name}": value for name, value in metrics.items()}
+    num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
+    metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
+    return metrics, episodes
 
 
 # --- Training ---
@@ -563,44 +536,38 @@ def main(args: Args) -> None:
     policy, text = load_model(args)
     check_model(policy, text, env, args)
     args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
-    games = run.load_games() if args.bc_coef else list(env.generate(32, args.seed))
-    offline = encode(games, env, text, args)  # settles max_new_tokens, too
+    actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
+    settle_action_length((len(text.encode(action)) for action in actions), args)
     reference = copy.deepcopy(policy)
     value_model = ValueModel(policy).to(args.device)
     parameters = [*policy.parameters(), *value_model.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
     parts = {"policy": policy, "value_model": value_model, "optimizer": optimizer}
-    kl_coef, num_turns, done = args.kl_coef, 0, 0
+    num_turns, done = 0, 0
     if (run.folder / "last.pt").exists():
         state = torch.load(run.folder / "last.pt", map_location=args.device, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        kl_coef, num_turns, done = state["kl_coef"], state["num_turns"], state["iteration"]
+        num_turns, done = state["num_turns"], state["iteration"]
     run.begin(done)
 
     for iteration in range(done + 1, args.num_iterations + 1):
         rng = np.random.default_rng([args.seed, iteration])
         first_seed = rng.integers(SEEDS["train"], SEEDS["eval"] - args.num_episodes)
         seeds = range(first_seed, first_seed + args.num_episodes)
-        episodes = rollout(reader, envs, seeds, text, replace(args, temperature=1.0))
-        metrics = summary(episodes, env, "charts")
+        metrics, episodes = play_games(reader, envs, "charts", seeds, text, replace(args, temperature=1.0))
         metrics["charts/episodes"] = iteration * args.num_episodes
+        metrics["charts/learning_rate"] = args.learning_rate
         num_turns += sum(len(episode.trajectory.rewards) for episode in episodes)
 
-        old = look_back(policy, reference, value_model, episodes, kl_coef, args)
+        old = look_back(policy, reference, value_model, episodes, args)
         returns = old.advantages + old.values
         value_model.rescale(returns)
         advantages = whiten(old.advantages)
         logratio = old.logprobs - old.ref_logprobs
         metrics["losses/kl_ref"] = (torch.exp(-logratio) - 1 + logratio).mean()
-        if args.kl_target:
-            excess = float(logratio.mean()) / args.kl_target - 1
-            kl_coef *= 1 + 0.1 * max(-0.2, min(0.2, excess))
-        metrics["charts/kl_coef"] = kl_coef
-        metrics["charts/learning_rate"] = args.learning_rate
 
-        history = []
         lengths = [len(episode.rewards) for episode in episodes]
         places = torch.arange(len(returns), device=args.device).split(lengths)  # of each game's tokens
         order = [i for _ in range(args.update_epochs) for i in rng.permutation(len(episodes))]
@@ -614,36 +581,29 @@ def main(args: Args) -> None:
             losses["value_loss"] = ((values - returns[at]) / value_model.spread).square().mean() / 2
             losses["entropy"] = entropy.mean()
             loss = losses["policy_loss"] + args.vf_coef * losses["value_loss"]
-            if args.bc_coef:
-                chosen = rng.integers(len(offline), size=len(indices))
-                cloned = collate([offline[i] for i in chosen], args.device)
-                losses["bc_loss"] = -policy_logprobs(policy, cloned)[0].mean()
-                loss = loss + args.bc_coef * losses["bc_loss"]
 
             optimizer.zero_grad()
             loss.backward()
             losses["grad_norm"] = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
             nn.utils.clip_grad_norm_(value_model.parameters(), args.max_grad_norm)
             optimizer.step()
-            history.append({f"losses/{name}": value.detach() for name, value in losses.items()})
-            history[-1]["tokens"] = batch.ids.numel()
-            history[-1]["time"] = time.time()
+            run.log_step(losses, num_tokens=batch.ids.numel())
 
         if args.eval_every and iteration % args.eval_every == 0:
-            metrics |= evaluate(reader, envs, "eval", args.num_eval_episodes, text, args)[0]
-        run.log(iteration, num_turns, metrics, history)
+            metrics |= play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0]
+        run.log(iteration, num_turns, metrics)
         run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)
         state = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"iteration": iteration, "num_turns": num_turns, "kl_coef": kl_coef}
+        state |= {"iteration": iteration, "num_turns": num_turns}
         run.write("last.pt", partial(torch.save, state))
 
     try:
         run.write("critic.pt", partial(torch.save, value_model.state_dict()))
         run.save_model(policy, text.tokenizer, args.max_new_tokens)
     finally:  # a fault of one must not cost the other
-        metrics, games = evaluate(reader, envs, "test", args.num_test_episodes, text, args)
+        metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, num_turns, metrics)
-        run.save_games(games)
+        run.save_games([episode.trajectory for episode in tested])
 
 
 if __name__ == "__main__":

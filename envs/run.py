@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import cache
@@ -26,7 +26,7 @@ import tyro
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from envs import Env, Trajectory, VectorEnv
+from envs import SEEDS, Env, Trajectory, VectorEnv
 from envs import data as offline_data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,6 +204,8 @@ class Run:
         self.folder = run_folder(args)
         self.file_lock = FileLock(self.folder / ".lock")
         self.rows: list[dict[str, float]] = []
+        self.steps: list[dict[str, Any]] = []  # of the iteration: the losses of each gradient step
+        self.step_ends: list[tuple[float, int]] = []  # and when it ended, with its number of tokens
         self.finished, self.data, self.wandb = False, "", None
         before: dict[str, Any] = {}
         if any((self.folder / name).exists() for name in ("last.pt", "model")):
@@ -217,8 +219,9 @@ class Run:
                 self.rows = self.read_rows()
                 self.finished = self.is_finished(before["args"]["num_iterations"])
         if not self.finished:
-            with refusing(f"--dataset {args.dataset}" if args.dataset else "the data cannot be generated"):
-                self.data = offline_data.fingerprint(env, args.dataset, args.num_trajectories, **args.env_options)
+            if hasattr(args, "dataset"):  # the scripts that learn from games that they play have none
+                with refusing(f"--dataset {args.dataset}" if args.dataset else "the data cannot be generated"):
+                    self.data = offline_data.fingerprint(env, args.dataset, args.num_trajectories, **args.env_options)
             if self.folder.exists():
                 self.lock()
         if before:
@@ -291,6 +294,11 @@ class Run:
                 self.wandb.init(project="lmrl-gym", name=name, id=name, config=asdict(self.args), resume="allow",
                                 dir=self.folder)
 
+    def seeds(self, split: str) -> range:
+        """Of the games of a validation (`split` "eval") or of the "test"."""
+        number = self.args.num_eval_episodes if split == "eval" else self.args.num_test_episodes
+        return range(SEEDS[split], SEEDS[split] + number)
+
     def load_games(self) -> list[Trajectory]:
         """The offline data, shuffled; none if the run is finished and there is nothing to learn."""
         if self.finished:
@@ -323,15 +331,18 @@ class Run:
         if not self.finished:
             offline_data.write_file(self.env, games, self.folder / "episodes.jsonl")
 
-    def log(self, iteration: int, global_step: int, metrics: dict[str, Any],
-            history: Sequence[dict[str, Any]] = ()) -> None:
+    def log_step(self, losses: dict[str, Any], num_tokens: int) -> None:
+        """Keep the losses of a gradient step on `num_tokens` tokens: `log` logs their mean, and how fast they went."""
+        self.steps.append({name: value.detach() for name, value in losses.items()})
+        self.step_ends.append((time.time(), num_tokens))
+
+    def log(self, iteration: int, global_step: int, metrics: dict[str, Any]) -> None:
         """Print the metrics, append them to metrics.jsonl and send them to wandb.
 
-        `history`: more metrics, of each gradient step of the iteration, of which the mean is logged; "tokens" and
-        "time" at the end of each step become a speed. Values are numbers or tensors of one. Exits with a sentence,
-        before anything is written, if one of them is not finite.
+        With them goes the mean of what `log_step` was given since the last call, as losses/…. Values are numbers or
+        tensors of one. Exits with a sentence, before anything is written, if one of them is not finite.
         """
-        steps = [{name: float(value) for name, value in step.items()} for step in history]
+        steps = [{f"losses/{name}": float(value) for name, value in losses.items()} for losses in self.steps]
         metrics = {name: float(value) for name, value in metrics.items()}
         for number, values in enumerate([*steps, metrics], 1):
             for name, value in values.items():
@@ -341,16 +352,16 @@ class Run:
                              "before are kept")
         row = {"iteration": iteration, "global_step": global_step}
         for name in steps[0] if steps else ():
-            if name not in ("tokens", "time"):
-                row[name] = sum(step[name] for step in steps) / len(steps)
+            row[name] = sum(step[name] for step in steps) / len(steps)
         row |= metrics | {"charts/minutes": (time.time() - self.start) / 60}
-        if steps and "time" in steps[0]:
-            seconds = steps[-1]["time"] - steps[0]["time"]
-            row["perf/train_tokens_per_second"] = sum(step["tokens"] for step in steps[1:]) / max(seconds, 1e-9)
         if steps:
+            (start, _), (end, _) = self.step_ends[0], self.step_ends[-1]
+            num_tokens = sum(tokens for _, tokens in self.step_ends[1:])
+            row["perf/train_tokens_per_second"] = num_tokens / max(end - start, 1e-9)
             before = self.rows[-1] if self.rows else {"global_step": 0, "charts/minutes": 0.0}
             seconds = 60 * (row["charts/minutes"] - before["charts/minutes"])
             row["charts/SPS"] = (global_step - before["global_step"]) / max(seconds, 1e-9)
+        self.steps, self.step_ends = [], []
         shown = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items() if "perf/" not in name)
         tqdm.write(f"{self.folder.name}: {shown.replace('  episodic_return_se', ' ±')}")
         self.rows.append(row)

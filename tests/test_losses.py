@@ -171,8 +171,9 @@ def test_advantages_of_whole_games(case, monkeypatch):
         return torch.tensor(policy), None
 
     monkeypatch.setattr(ppo_car_dealer, "policy_logprobs", policy_logprobs)
-    args = ppo_car_dealer.Args(device="cpu", gamma=settings["gamma"], gae_lambda=settings["lam"], minibatch_size=99)
-    old = ppo_car_dealer.look_back(logprobs, initial, value_model, episodes, settings["kl_weight"], args)
+    args = ppo_car_dealer.Args(device="cpu", gamma=settings["gamma"], gae_lambda=settings["lam"],
+                               kl_coef=settings["kl_weight"], minibatch_size=99)
+    old = ppo_car_dealer.look_back(logprobs, initial, value_model, episodes, args)
     assert_near(old.logprobs, logprobs)
     assert_near(old.ref_logprobs, initial)
     assert_near(old.values, expected["old_values"])

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from typing import get_args
 
 import pytest
+import torch
 
 from algos import bc_maze, ilql_wordle, ppo_car_dealer
 from envs import EnvId, make, run
@@ -253,10 +254,16 @@ def begun(args):
     return train(args, 1)
 
 
+def log_steps(started, *steps):
+    for losses in steps:
+        started.log_step({name: torch.tensor(value) for name, value in losses.items()}, num_tokens=10)
+
+
 def train(args, iteration, env=None):
     started = Run(args, env or make("maze_fo"))
     started.begin(iteration - 1)
-    started.log(iteration, 5 * iteration, {"charts/x": iteration}, [{"losses/grad_norm": 1.0}])
+    log_steps(started, {"grad_norm": 1.0})
+    started.log(iteration, 5 * iteration, {"charts/x": iteration})
     started.write("last.pt", lambda path: path.write_text(str(iteration)))
     started.file_lock.release(force=True)
     return started.folder
@@ -268,11 +275,13 @@ def test_log(args, capsys):
     started.begin()
     tracked = []
     started.wandb = types.SimpleNamespace(log=lambda row, step: tracked.append((row, step)))
-    started.log(1, 7, {"eval/score": 3}, [{"losses/a": 1.0, "losses/b": 0.5}, {"losses/a": 2.0, "losses/b": 0.5}])
+    log_steps(started, {"a": 1.0, "b": 0.5}, {"a": 2.0, "b": 0.5})
+    started.log(1, 7, {"eval/score": 3})
     started.log(2, 8, {"test/episodic_return": -2.0, "test/episodic_return_se": 0.5, "perf/x": 1.0})
     rows = [json.loads(line) for line in (started.folder / "metrics.jsonl").read_text().splitlines()]
     assert [row for row, _ in tracked] == rows and [step for _, step in tracked] == [7, 8]
     assert min(row.pop("charts/minutes") for row in rows) >= 0 and rows[0].pop("charts/SPS") > 0
+    assert rows[0].pop("perf/train_tokens_per_second") > 0
     assert rows == [{"iteration": 1, "global_step": 7, "losses/a": 1.5, "losses/b": 0.5, "eval/score": 3.0},
                     {"iteration": 2, "global_step": 8, "test/episodic_return": -2.0, "test/episodic_return_se": 0.5,
                      "perf/x": 1.0}]
@@ -286,11 +295,9 @@ def test_log_of_what_is_not_finite(args, value):
     started = Run(args, make("maze_fo"))
     started.begin()
     before = (started.folder / "metrics.jsonl").read_bytes()
-    steps = [{"losses/a": 1.0, "losses/b": 1.0}, {"losses/a": 1.0, "losses/b": value}, {"losses/a": value}]
-    assert refused(started.log, 4, 1, {}, steps).startswith(
-        f"error: losses/b is {value} in gradient step 2 of iteration 4;")
-    assert refused(started.log, 4, 1, {"eval/score": value}, steps[:1]).startswith(
-        f"error: eval/score is {value} in iteration 4;")
+    assert refused(started.log, 4, 1, {"eval/score": value}).startswith(f"error: eval/score is {value} in iteration 4;")
+    log_steps(started, {"a": 1.0, "b": 1.0}, {"a": 1.0, "b": value}, {"a": value})
+    assert refused(started.log, 4, 1, {}).startswith(f"error: losses/b is {value} in gradient step 2 of iteration 4;")
     assert (started.folder / "metrics.jsonl").read_bytes() == before and started.rows == []
 
 
@@ -516,7 +523,8 @@ def test_collapse(args):
 
     def log(iteration, value, entropy):
         metrics = {"charts/episodic_return": value, "charts/episodic_return_se": 0.5}
-        started.log(iteration, iteration, metrics, [{"losses/entropy": entropy, "losses/grad_norm": 1.0}])
+        log_steps(started, {"entropy": float(entropy), "grad_norm": 1.0})
+        started.log(iteration, iteration, metrics)
         started.stop_if_collapsed(2.0, patience=3)
 
     for iteration, value, entropy in ((1, 10, 2), (2, 8.9, 2), (3, 8.9, 0.5), (4, 9, 0.1), (5, 8.9, 0.1), (6, 8, 0.1)):
@@ -616,7 +624,7 @@ def test_a_bare_machine(tmp_path):
     environment |= {"PATH": str(there), "PYTHONIOENCODING": "ascii", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1",
                     "PYTHONDONTWRITEBYTECODE": "1", "LMRL_DATA": str(tmp_path / "data"),
                     "LMRL_RUNS": str(tmp_path / "runs")}
-    flags = ["--env-id", "maze_fo", "--device", "cpu", "--num-trajectories", "50", "--num-iterations", "1",
+    flags = ["--env-id", "maze_fo", "--device", "cpu", "--num-iterations", "1",
              "--minibatch-size", "4", "--eval-every", "0", "--num-test-episodes", "2", "--num-envs", "2"]
 
     def start(command, **options):
@@ -627,7 +635,7 @@ def test_a_bare_machine(tmp_path):
         assert "playing" not in result.stderr
 
     try:
-        start([str(checkout / "algos" / "bc_maze.py"), "--steps-per-iteration", "2"])
+        start([str(checkout / "algos" / "bc_maze.py"), "--steps-per-iteration", "2", "--num-trajectories", "50"])
         start(["-m", "algos.ppo_car_dealer", "--num-episodes", "4"], PYTHONPATH=str(checkout))
         assert {path: path.stat().st_mtime_ns for path in checkout.rglob("*")} == files and list(there.iterdir()) == []
     finally:
