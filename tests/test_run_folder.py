@@ -134,7 +134,7 @@ def test_tuned_or_paper(script, parse, folder):
     *[(f"--{name} 0", f"--{name} must be at least 1, not 0") for name in (
         "steps-per-iteration", "decay-from", "num-episodes", "update-epochs")],
     *[(f"--{name} -1", f"--{name} must be at least 0, not -1.0") for name in (
-        "vf-coef", "kl-coef", "kl-target", "bc-coef", "collapse-margin")],
+        "vf-coef", "kl-coef", "collapse-margin")],
 ])
 def test_ranges(script, parse, flags, sentence, folder, tmp_path):
     """One sentence, and nothing is written."""
