@@ -49,9 +49,9 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "envs/tiny/{env_id}"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: the longest of the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
     dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
-    num_trajectories: int | None = None  # number of trajectories to generate (default: the task's)
+    num_trajectories: int | None = None  # number of trajectories to generate (None: the task's)
     top_fraction: float = 1.0  # share of the games to keep, by return
     success_only: bool = False  # keep successful games only
     # --- the algorithm
@@ -83,7 +83,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "guess_city": dict(DIALOGUE, num_trajectories=300_000, num_iterations=6),
     "car_dealer": dict(DIALOGUE, num_trajectories=50_000, num_iterations=4, eval_every=2),
 }
-PAPER = dict.fromkeys(get_args(EnvId), dict(  # for any other model
+PAPER = dict.fromkeys(get_args(EnvId), dict(  # for any other model, in place of TUNED
     learning_rate=1e-4, minibatch_size=128, steps_per_iteration=500, decay_from=10**6))
 
 
@@ -128,9 +128,9 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window = Window(ids[:-1])
         reader.read({0: window})
         window.ids = ids
-        _, played = reader.read({0: window, 1: Window(ids[: len(ids) // 2])})  # one token beside many
+        _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * trained, 100 * own, msg="its logits are not its head's output")
+        same(100 * trained, 100 * own, msg="its logits are not its head's output")  # they differ by rounding
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
 
@@ -176,7 +176,7 @@ class Episode:
     def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
         self.markov = markov
         self.max_length = max_length
-        self.room = max_length - max_new_tokens - 1  # before an action and the newline after it
+        self.room = max_length - max_new_tokens - 1  # what an action and a newline after it leave of a window
         self.windows: list[Window] = []
         self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
         self.action: list[int] = []  # the tokens so far of the action that is being chosen
@@ -299,14 +299,13 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for a result.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
         self.trunks = trunks
         self.next_logits = next_logits  # from each trunk's last hidden states (rows, d) to logits (rows, V)
-        self.max_length = args.max_length
-        self.device = args.device
+        self.args = args
 
     def reset(self, num_rows: int, markov: bool) -> None:
         """Forget what was read."""
@@ -316,15 +315,15 @@ class Reader:
         self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
 
     def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
-        """Each row reads on. Returns the rows that are done, and logits (rows, V) of what follows in them."""
-        source = {row: row for row in windows}  # which row reads for a row
+        """Each row reads on. Returns those that have read all of their window, and the logits (ready, V)."""
+        proxy = {row: row for row in windows}  # the row that reads for this one
         if self.markov:  # of equal windows, and a maze has many, one is read for all
             first = {}
-            source = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
-        rows = sorted(set(source.values()))
+            proxy = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
+        rows = sorted(set(proxy.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # some without a game cost less than a copy of the others' cache
+        if 2 * len(rows) > self.num_rows:  # idle rows as well: the cache of all is a view, of some a copy
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -342,30 +341,30 @@ class Reader:
                 ends[row] = i * width + len(piece) - 1
 
         hidden = self.forward(rows, torch.from_numpy(ids), torch.from_numpy(start))
-        ready = {row: ends[reader] for row, reader in source.items() if reader in ends}
+        ready = {row: ends[proxy[row]] for row in windows if proxy[row] in ends}
         places = list(ready.values())
         return list(ready), self.next_logits(*[states.flatten(0, 1)[places] for states in hidden])
 
     def forward(self, rows: list[int] | range, ids: Tensor, start: Tensor) -> list[Tensor]:
         """Each trunk's hidden states (rows, width, d) of ids (rows, width) after `start` (rows, 1) tokens."""
-        ids = ids.to(self.device, non_blocking=True)
-        positions = start.to(self.device, non_blocking=True) + torch.arange(ids.shape[1], device=self.device)
-        shown = torch.arange(self.length, device=self.device) <= positions[:, :, None]
+        ids = ids.to(self.args.device, non_blocking=True)
+        positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
+        shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
         if self.length >= self.num_columns:
-            self.num_columns = min(2 * self.length, self.max_length) + 1
+            self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
-        row_ids = torch.tensor(rows, device=self.device)
+        row_ids = torch.tensor(rows, device=ids.device)
         columns = positions.clamp(max=self.num_columns - 1)
         shown_rows = slice(None) if len(rows) == self.num_rows else row_ids
-        self.written = row_ids[:, None], slice(None), columns  # where the layers put new keys and values
-        self.shown = shown_rows, slice(None), slice(self.length)  # and what they return, of all rows a view
+        self.written = row_ids[:, None], slice(None), columns  # where new keys go: (rows, width, heads, d)
+        self.shown = shown_rows, slice(None), slice(self.length)  # the keys that are attended to
         hidden = []
         for trunk, layers in zip(self.trunks, self.caches):
             output = trunk(
                 input_ids=ids,
                 attention_mask=mask[:, None],
-                position_ids=positions.clamp(max=self.max_length - 1),
+                position_ids=positions.clamp(max=self.args.max_length - 1),
                 use_cache=True,
                 **{cache_name(type(trunk)): layers},
             )
@@ -407,7 +406,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:
+            if not terminated:  # at a time limit, too: V bootstraps from what this observation leads to
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -498,7 +497,7 @@ def main(args: Args) -> None:
     finally:  # a fault of one must not cost the other
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, step, metrics)
-        run.save_games([episode.trajectory for episode in tested])
+        run.save_games(tested)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,9 @@ end the game. A game that was cut short has one more state, after its last obser
 
 Source: ILQL (Snell et al., arXiv 2206.11871), LMRL-Gym (Abdulhai et al., arXiv 2311.18232). Deviations: the
 discount is per turn, not per token; a time limit does not end a game; the heads start at the data's mean
-return; beta is chosen on validation games; `--target-v` makes y of the target's V, where the online V swings.
+return-to-go; beta is chosen on validation games; `--target-v` makes y of the target's V, which is steadier.
 
-    bash benchmarks.sh wordle filtered_bc           # the policy to start from
-    python algos/ilql_wordle.py                     # -2.43 in 13 minutes; the policy has -3.08
+    python algos/ilql_wordle.py      # after `bash benchmarks.sh wordle filtered_bc`: -3.08 becomes -2.43
 """
 
 import copy
@@ -58,9 +57,9 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "runs/{env_id}__filtered_bc__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: the longest of the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
     dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
-    num_trajectories: int | None = 1_000_000  # number of trajectories to generate (default: the task's)
+    num_trajectories: int | None = 1_000_000  # number of trajectories to generate (None: the task's)
     # --- the algorithm
     num_iterations: int = 18  # number of iterations; after each, metrics are logged and a checkpoint is saved
     steps_per_iteration: int = 500  # gradient steps of an iteration
@@ -82,7 +81,7 @@ class Args:
     temperature: float = 1.0  # temperature of sampling in evaluations; 0: greedy
 
 
-BC = "runs/{env_id}__bc_maze__{seed}/model"
+BC = "runs/{env_id}__bc_maze__{seed}/model"  # the BC run of the same task
 SMALL = dict(num_envs=512, num_eval_episodes=200, num_trajectories=None, steps_per_iteration=200)
 MAZE = dict(SMALL, model=BC, minibatch_size=64, decay_from=10**6, expectile=0.9, cql_weight=0.1, tau=0.1)
 BOARD = dict(SMALL, model=BC, decay_from=1000, gamma=0.9, expectile=0.7, cql_weight=2.0, target_v=True)
@@ -100,8 +99,9 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "car_dealer": dict(TALK, model=BC, num_trajectories=50_000, num_iterations=10, cql_weight=10.0,
                        beta=(2.0, 4.0, 8.0), eval_every=5),
 }
-BY_PAPER = dict(learning_rate=1e-4, decay_from=10**6, tau=0.005, expectile=0.7, cql_weight=0.001)
-PAPER = {  # for any other model
+BY_PAPER = dict(num_trajectories=None, learning_rate=1e-4, decay_from=10**6, tau=0.005, expectile=0.7,
+                cql_weight=0.001)
+PAPER = {  # for any other model, in place of TUNED
     **dict.fromkeys(("maze_fo", "maze_po"), dict(BY_PAPER, cql_weight=0.5, expectile=0.99, beta=(16.0,))),
     **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(BY_PAPER, beta=(1.0,))),
     "wordle": dict(BY_PAPER, learning_rate=3e-5, minibatch_size=32, cql_weight=0.01, beta=(32.0,)),
@@ -152,9 +152,9 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window = Window(ids[:-1])
         reader.read({0: window})
         window.ids = ids
-        _, played = reader.read({0: window, 1: Window(ids[: len(ids) // 2])})  # one token beside many
+        _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * trained, 100 * own, msg="its logits are not its head's output")
+        same(100 * trained, 100 * own, msg="its logits are not its head's output")  # they differ by rounding
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
 
@@ -199,7 +199,7 @@ class Batch(NamedTuple):
     tokens: Tensor  # (n,): the chosen tokens
     rewards: Tensor  # (n,)
     ends_turn: Tensor  # (n,) bool
-    ends_game: Tensor  # (n,) bool: ended by the rules
+    terminated: Tensor  # (n,) bool: the last token of a game that the rules ended
 
 
 def ilql_losses(critic: Critic, target: Critic, batch: Batch, args: Args) -> dict[str, Tensor]:
@@ -213,7 +213,7 @@ def ilql_losses(critic: Critic, target: Critic, batch: Batch, args: Args) -> dic
         target_q = chosen(target.min_q(target_hidden[batch.acted]), batch.tokens)
         next_v = target.v(target_hidden)[:, 0] if args.target_v else v
         next_v = F.pad(next_v, (0, 1))[batch.acted + 1]  # pad: there is no state after the last game's end
-        discounts = torch.where(batch.ends_turn, args.gamma, 1.0) * ~batch.ends_game
+        discounts = torch.where(batch.ends_turn, args.gamma, 1.0) * ~batch.terminated
         y = batch.rewards + discounts * next_v
     return ilql_loss(q1, q2, v[batch.acted], target_q, y, batch.tokens, args)
 
@@ -263,7 +263,7 @@ class Episode:
     def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
         self.markov = markov
         self.max_length = max_length
-        self.room = max_length - max_new_tokens - 1  # before an action and the newline after it
+        self.room = max_length - max_new_tokens - 1  # what an action and a newline after it leave of a window
         self.windows: list[Window] = []
         self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
         self.action: list[int] = []  # the tokens so far of the action that is being chosen
@@ -344,10 +344,10 @@ def collate(episodes: list[Episode], device: str) -> Batch:
                 lists.states.append(start + place - 1)
                 lists.tokens.append(window.ids[place])
         if not episode.terminated:  # cut short: one more state, to bootstrap from
-            lists.states.append(start + len(window.ids) - 1)
+            lists.states.append(start + len(window.ids) - 1)  # the end of the last window
         lists.rewards.extend(episode.rewards)
         lists.ends_turn.extend(episode.ends_turn)
-        lists.ends_game.extend([False] * (len(episode.rewards) - 1) + [episode.terminated])
+        lists.terminated.extend([False] * (len(episode.rewards) - 1) + [episode.terminated])
     padded = np.array([ids + (0,) * (length - len(ids)) for ids in different])
     return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
 
@@ -381,14 +381,13 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for a result.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
         self.trunks = trunks
         self.next_logits = next_logits  # from each trunk's last hidden states (rows, d) to logits (rows, V)
-        self.max_length = args.max_length
-        self.device = args.device
+        self.args = args
 
     def reset(self, num_rows: int, markov: bool) -> None:
         """Forget what was read."""
@@ -398,15 +397,15 @@ class Reader:
         self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
 
     def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
-        """Each row reads on. Returns the rows that are done, and logits (rows, V) of what follows in them."""
-        source = {row: row for row in windows}  # which row reads for a row
+        """Each row reads on. Returns those that have read all of their window, and the logits (ready, V)."""
+        proxy = {row: row for row in windows}  # the row that reads for this one
         if self.markov:  # of equal windows, and a maze has many, one is read for all
             first = {}
-            source = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
-        rows = sorted(set(source.values()))
+            proxy = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
+        rows = sorted(set(proxy.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # some without a game cost less than a copy of the others' cache
+        if 2 * len(rows) > self.num_rows:  # idle rows as well: the cache of all is a view, of some a copy
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -424,30 +423,30 @@ class Reader:
                 ends[row] = i * width + len(piece) - 1
 
         hidden = self.forward(rows, torch.from_numpy(ids), torch.from_numpy(start))
-        ready = {row: ends[reader] for row, reader in source.items() if reader in ends}
+        ready = {row: ends[proxy[row]] for row in windows if proxy[row] in ends}
         places = list(ready.values())
         return list(ready), self.next_logits(*[states.flatten(0, 1)[places] for states in hidden])
 
     def forward(self, rows: list[int] | range, ids: Tensor, start: Tensor) -> list[Tensor]:
         """Each trunk's hidden states (rows, width, d) of ids (rows, width) after `start` (rows, 1) tokens."""
-        ids = ids.to(self.device, non_blocking=True)
-        positions = start.to(self.device, non_blocking=True) + torch.arange(ids.shape[1], device=self.device)
-        shown = torch.arange(self.length, device=self.device) <= positions[:, :, None]
+        ids = ids.to(self.args.device, non_blocking=True)
+        positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
+        shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
         if self.length >= self.num_columns:
-            self.num_columns = min(2 * self.length, self.max_length) + 1
+            self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
-        row_ids = torch.tensor(rows, device=self.device)
+        row_ids = torch.tensor(rows, device=ids.device)
         columns = positions.clamp(max=self.num_columns - 1)
         shown_rows = slice(None) if len(rows) == self.num_rows else row_ids
-        self.written = row_ids[:, None], slice(None), columns  # where the layers put new keys and values
-        self.shown = shown_rows, slice(None), slice(self.length)  # and what they return, of all rows a view
+        self.written = row_ids[:, None], slice(None), columns  # where new keys go: (rows, width, heads, d)
+        self.shown = shown_rows, slice(None), slice(self.length)  # the keys that are attended to
         hidden = []
         for trunk, layers in zip(self.trunks, self.caches):
             output = trunk(
                 input_ids=ids,
                 attention_mask=mask[:, None],
-                position_ids=positions.clamp(max=self.max_length - 1),
+                position_ids=positions.clamp(max=self.args.max_length - 1),
                 use_cache=True,
                 **{cache_name(type(trunk)): layers},
             )
@@ -489,7 +488,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:
+            if not terminated:  # at a time limit, too: V bootstraps from what this observation leads to
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -538,14 +537,14 @@ def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     policy, text = load_model(args)
     check_model(policy, text, env, args)
-    games = [game for game in map(Trajectory.complete, run.load_games()) if game]
+    games = [game for game in map(Trajectory.complete, run.load_games()) if game]  # the last result known
     episodes = encode(games, env, text, args)
     lengths = [max(len(window.ids) for window in episode.windows) for episode in episodes]
     returns_to_go = [np.cumsum(episode.rewards[::-1]) for episode in episodes] or [[0.0]]
     critic = Critic(policy, value=np.concatenate(returns_to_go).mean()).to(args.device)
     target = copy.deepcopy(critic)
     optimizer = torch.optim.AdamW(critic.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
-    beta = torch.tensor(args.beta[len(args.beta) // 2], device=args.device)
+    beta = torch.tensor(args.beta[len(args.beta) // 2], device=args.device)  # until the best is known
 
     def steered_logits(policy_hidden: Tensor, critic_hidden: Tensor) -> Tensor:
         return policy.get_output_embeddings()(policy_hidden) + beta * critic.min_q(critic_hidden)
@@ -604,7 +603,7 @@ def main(args: Args) -> None:
     finally:  # a fault of one must not cost the other
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, step, metrics | {"test/beta": best})
-        run.save_games([episode.trajectory for episode in tested])
+        run.save_games(tested)
 
 
 if __name__ == "__main__":

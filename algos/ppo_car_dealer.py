@@ -57,7 +57,7 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "runs/{env_id}__bc_maze__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: the longest of the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
     num_iterations: int = 40  # number of iterations; after each, metrics are logged and a checkpoint is saved
     num_episodes: int = 256  # games of an iteration
     update_epochs: int = 2  # how often each game is learned from
@@ -67,9 +67,9 @@ class Args:
     gamma: float = 0.99  # discount of a turn
     gae_lambda: float = 0.95  # λ of a turn
     clip_coef: float = 0.2  # the ratio of probabilities counts between 1 - clip_coef and 1 + clip_coef
-    vf_coef: float = 1.0  # weight of the value loss
+    vf_coef: float = 1.0  # weight of the value loss, which matters little: V shares nothing with the policy
     kl_coef: float = 0.01  # weight of the distance from the BC policy
-    collapse_margin: float = 1.0  # stop if returns stay this many standard deviations below the first
+    collapse_margin: float = 1.0  # stop if five iterations are this many standard deviations below the first
     eval_every: int = 10  # iterations from one evaluation on validation games to the next; 0: none
     num_eval_episodes: int = 256  # validation games
     num_test_episodes: int | None = None  # test games, at the end (default: the task's)
@@ -85,7 +85,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "endgames": dict(learning_rate=1e-4),
     **dict.fromkeys(("twenty_questions", "guess_city"), dict(model=FILTERED)),
 }
-PAPER = {  # for any other model
+PAPER = {  # for any other model, in place of TUNED
     **dict.fromkeys(get_args(EnvId), dict(learning_rate=5e-6, num_episodes=512)),
     **dict.fromkeys(("maze_fo", "maze_po"), dict(learning_rate=1e-6, num_episodes=512, kl_coef=0.1)),
     "chess": dict(learning_rate=1e-5, num_episodes=1024),
@@ -135,9 +135,9 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window = Window(ids[:-1])
         reader.read({0: window})
         window.ids = ids
-        _, played = reader.read({0: window, 1: Window(ids[: len(ids) // 2])})  # one token beside many
+        _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * trained, 100 * own, msg="its logits are not its head's output")
+        same(100 * trained, 100 * own, msg="its logits are not its head's output")  # they differ by rounding
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
 
@@ -206,7 +206,7 @@ class Experience(NamedTuple):
 
 @torch.no_grad()
 def look_back(policy, reference, value_model, episodes: list["Episode"], args: Args):
-    """The `Experience` of the games that the policy has just played, by the code that trains."""
+    """The `Experience` of the games that the policy has just played, computed by the functions that train."""
     pieces = []
     for start in range(0, len(episodes), args.minibatch_size):
         batch = collate(episodes[start : start + args.minibatch_size], args.device)
@@ -235,7 +235,8 @@ def gae(rewards: Tensor, values: Tensor, next_values: Tensor, batch: Batch, args
     return torch.tensor(advantages[::-1], device=rewards.device)
 
 
-def whiten(advantages: Tensor) -> Tensor:  # (n,), then with mean 0 and variance 1
+def whiten(advantages: Tensor) -> Tensor:
+    """The advantages (n,) with mean 0 and variance 1."""
     return (advantages - advantages.mean()) / (advantages.var(correction=0) + 1e-8).sqrt()
 
 
@@ -275,7 +276,7 @@ class Episode:
     def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
         self.markov = markov
         self.max_length = max_length
-        self.room = max_length - max_new_tokens - 1  # before an action and the newline after it
+        self.room = max_length - max_new_tokens - 1  # what an action and a newline after it leave of a window
         self.windows: list[Window] = []
         self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
         self.action: list[int] = []  # the tokens so far of the action that is being chosen
@@ -339,7 +340,7 @@ def collate(episodes: list[Episode], device: str) -> Batch:
                 lists.states.append(start + place - 1)
                 lists.tokens.append(window.ids[place])
         if not episode.terminated:  # cut short: one more state, to bootstrap from
-            lists.states.append(start + len(window.ids) - 1)
+            lists.states.append(start + len(window.ids) - 1)  # the end of the last window
         before_end = [False] * (len(episode.rewards) - 1)
         lists.rewards.extend(episode.rewards)
         lists.ends_turn.extend(episode.ends_turn)
@@ -378,14 +379,13 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for a result.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
         self.trunks = trunks
         self.next_logits = next_logits  # from each trunk's last hidden states (rows, d) to logits (rows, V)
-        self.max_length = args.max_length
-        self.device = args.device
+        self.args = args
 
     def reset(self, num_rows: int, markov: bool) -> None:
         """Forget what was read."""
@@ -395,15 +395,15 @@ class Reader:
         self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
 
     def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
-        """Each row reads on. Returns the rows that are done, and logits (rows, V) of what follows in them."""
-        source = {row: row for row in windows}  # which row reads for a row
+        """Each row reads on. Returns those that have read all of their window, and the logits (ready, V)."""
+        proxy = {row: row for row in windows}  # the row that reads for this one
         if self.markov:  # of equal windows, and a maze has many, one is read for all
             first = {}
-            source = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
-        rows = sorted(set(source.values()))
+            proxy = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
+        rows = sorted(set(proxy.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # some without a game cost less than a copy of the others' cache
+        if 2 * len(rows) > self.num_rows:  # idle rows as well: the cache of all is a view, of some a copy
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -421,30 +421,30 @@ class Reader:
                 ends[row] = i * width + len(piece) - 1
 
         hidden = self.forward(rows, torch.from_numpy(ids), torch.from_numpy(start))
-        ready = {row: ends[reader] for row, reader in source.items() if reader in ends}
+        ready = {row: ends[proxy[row]] for row in windows if proxy[row] in ends}
         places = list(ready.values())
         return list(ready), self.next_logits(*[states.flatten(0, 1)[places] for states in hidden])
 
     def forward(self, rows: list[int] | range, ids: Tensor, start: Tensor) -> list[Tensor]:
         """Each trunk's hidden states (rows, width, d) of ids (rows, width) after `start` (rows, 1) tokens."""
-        ids = ids.to(self.device, non_blocking=True)
-        positions = start.to(self.device, non_blocking=True) + torch.arange(ids.shape[1], device=self.device)
-        shown = torch.arange(self.length, device=self.device) <= positions[:, :, None]
+        ids = ids.to(self.args.device, non_blocking=True)
+        positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
+        shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
         if self.length >= self.num_columns:
-            self.num_columns = min(2 * self.length, self.max_length) + 1
+            self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
-        row_ids = torch.tensor(rows, device=self.device)
+        row_ids = torch.tensor(rows, device=ids.device)
         columns = positions.clamp(max=self.num_columns - 1)
         shown_rows = slice(None) if len(rows) == self.num_rows else row_ids
-        self.written = row_ids[:, None], slice(None), columns  # where the layers put new keys and values
-        self.shown = shown_rows, slice(None), slice(self.length)  # and what they return, of all rows a view
+        self.written = row_ids[:, None], slice(None), columns  # where new keys go: (rows, width, heads, d)
+        self.shown = shown_rows, slice(None), slice(self.length)  # the keys that are attended to
         hidden = []
         for trunk, layers in zip(self.trunks, self.caches):
             output = trunk(
                 input_ids=ids,
                 attention_mask=mask[:, None],
-                position_ids=positions.clamp(max=self.max_length - 1),
+                position_ids=positions.clamp(max=self.args.max_length - 1),
                 use_cache=True,
                 **{cache_name(type(trunk)): layers},
             )
@@ -486,7 +486,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:
+            if not terminated:  # at a time limit, too: V bootstraps from what this observation leads to
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -537,7 +537,7 @@ def main(args: Args) -> None:
     check_model(policy, text, env, args)
     args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
     actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
-    settle_action_length((len(text.encode(action)) for action in actions), args)
+    settle_action_length((len(text.encode(action)) for action in actions), args)  # if it has none
     reference = copy.deepcopy(policy)
     value_model = ValueModel(policy).to(args.device)
     parameters = [*policy.parameters(), *value_model.parameters()]
@@ -574,7 +574,7 @@ def main(args: Args) -> None:
         for begin in range(0, len(order), args.minibatch_size):
             indices = order[begin : begin + args.minibatch_size]
             batch = collate([episodes[i] for i in indices], args.device)
-            at = torch.cat([places[i] for i in indices])
+            at = torch.cat([places[i] for i in indices])  # the minibatch's tokens among the iteration's
             logprobs, entropy = policy_logprobs(policy, batch)
             values = value_model(batch)[batch.acted]
             losses = ppo_loss(logprobs, old.logprobs[at], advantages[at], args.clip_coef)
@@ -590,7 +590,7 @@ def main(args: Args) -> None:
             run.log_step(losses, num_tokens=batch.ids.numel())
 
         if args.eval_every and iteration % args.eval_every == 0:
-            metrics |= play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0]
+            metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
         run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)
         state = {name: part.state_dict() for name, part in parts.items()}
@@ -603,7 +603,7 @@ def main(args: Args) -> None:
     finally:  # a fault of one must not cost the other
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, num_turns, metrics)
-        run.save_games([episode.trajectory for episode in tested])
+        run.save_games(tested)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ machine), metrics.jsonl, last.pt (what `--resume` needs), model/, critic.pt wher
 """
 
 import ctypes
+import hashlib
 import inspect
 import json
 import math
@@ -55,8 +56,8 @@ ArgsType = TypeVar("ArgsType")
 def parse_args(args_class: type[ArgsType], tuned: dict[str, dict], paper: dict[str, dict], doc: str) -> ArgsType:
     """Read the command line; exits with a sentence where a value is out of range.
 
-    What is not given is as `tuned` has it for the task, for a model that is not one of ours as `paper` has it, and for
-    a run that is resumed as it was; else as the class has it.
+    What is not given is as `tuned` has it for the task, or as `paper` has it if the model is not one of ours; else as
+    the class has it. Of a run that is resumed it is as it was.
     """
     for stream in (sys.stdout, sys.stderr):
         # A terminal may know fewer letters than our texts have; a file is to show each line at once.
@@ -66,7 +67,7 @@ def parse_args(args_class: type[ArgsType], tuned: dict[str, dict], paper: dict[s
     asked = given.model != args_class().model
     model = find_model(given if asked else replace(defaults, seed=given.seed))
     if (asked or model.exists()) and not is_ours(model):
-        defaults = replace(defaults, **paper.get(given.env_id, {}))
+        defaults = replace(args_class(), env_id=given.env_id, model=defaults.model, **paper.get(given.env_id, {}))
     saved = run_folder(given) / "args.json"
     if given.resume and saved.exists():
         with refusing(f"cannot read {saved}"):
@@ -157,6 +158,15 @@ def start_model(args: Any) -> str:
     return folder.as_posix()
 
 
+def model_digest(args: Any) -> str:
+    """Of the files of the folder that `--model` names; empty for another name."""
+    sha256 = hashlib.sha256()
+    files = [path for path in sorted(find_model(args).glob("*")) if path.suffix in (".json", ".safetensors")]
+    for path in files:
+        sha256.update(path.read_bytes())
+    return sha256.hexdigest()[:16] if files else ""
+
+
 def make_envs(args: Any) -> VectorEnv:
     """The games to play; exits with a sentence if an option of the task is wrong or its opponent is not there."""
     with refusing(f"cannot play {args.env_id}"):
@@ -207,6 +217,7 @@ class Run:
         self.steps: list[dict[str, Any]] = []  # of the iteration: the losses of each gradient step
         self.step_ends: list[tuple[float, int]] = []  # and when it ended, with its number of tokens
         self.finished, self.data, self.wandb = False, "", None
+        self.start_model = model_digest(args)
         before: dict[str, Any] = {}
         if any((self.folder / name).exists() for name in ("last.pt", "model")):
             if not args.resume:
@@ -256,6 +267,7 @@ class Run:
             old = old | before["env"] | {"data": before["data"]}
             new = new | self.env.about() | {"data": self.data}
             free = FREE
+        old, new = old | {"start_model": before.get("start_model")}, new | {"start_model": self.start_model}
         new = json.loads(json.dumps(new))
         changed = [f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in old | new
                    if old.get(name) != new.get(name) and name not in free]
@@ -273,7 +285,8 @@ class Run:
 
     def about(self) -> dict[str, Any]:
         """What a result depends on."""
-        return {"args": asdict(self.args), "env": self.env.about(), "data": self.data, "commit": commit(),
+        return {"args": asdict(self.args), "env": self.env.about(), "data": self.data,
+                "start_model": self.start_model, "commit": commit(),
                 "versions": versions(), "machine": machine()}
 
     def begin(self, iteration: int = 0) -> None:
@@ -293,6 +306,7 @@ class Run:
             with refusing("--track"):
                 self.wandb.init(project="lmrl-gym", name=name, id=name, config=asdict(self.args), resume="allow",
                                 dir=self.folder)
+                self.wandb.define_metric("*", step_metric="global_step")  # several rows may have one
 
     def seeds(self, split: str) -> range:
         """Of the games of a validation (`split` "eval") or of the "test"."""
@@ -325,8 +339,9 @@ class Run:
         policy.generation_config = type(policy.generation_config)(max_new_tokens=max_new_tokens, do_sample=True)
         self.write("model", write)
 
-    def save_games(self, games: list[Trajectory]) -> None:
+    def save_games(self, episodes: list[Any]) -> None:
         """Write the test's games to episodes.jsonl, in the format that `--dataset` reads; show one."""
+        games = [episode.trajectory for episode in episodes]
         print(f"\nThe first game of the test:\n{games[0]}", flush=True)
         if not self.finished:
             offline_data.write_file(self.env, games, self.folder / "episodes.jsonl")
@@ -370,7 +385,7 @@ class Run:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self.wandb:
-            self.wandb.log(row, step=global_step)
+            self.wandb.log(row)
 
     def stop_if_collapsed(self, margin: float, patience: int = 5) -> None:
         """Exit if the newest returns are all below the first by `margin` of its standard errors; say what moved first.

@@ -71,7 +71,7 @@ def test_the_command_line_wins(script, parse, env_id, monkeypatch):
     """Over TUNED, which is for the models of envs/tiny, and over PAPER, which is for all others."""
     tuned = script.Args(**script.TUNED.get(env_id, {}) | {"env_id": env_id})
     assert parse("--env-id", env_id) == parse(f"--env_id={env_id}") == tuned
-    paper = replace(tuned, **script.PAPER[env_id])
+    paper = script.Args(env_id=env_id, **{"model": tuned.model} | script.PAPER[env_id])
     assert paper != tuned and parse("--env-id", env_id, "--model", "gpt2") == replace(paper, model="gpt2")
     given = dict(minibatch_size=7, learning_rate=0.5, seed=3, resume=True, max_length=99)
     flags = ["--minibatch-size", "7", "--learning-rate", "0.5", "--seed", "3", "--env-id", env_id, "--resume",
@@ -92,7 +92,7 @@ def test_the_home_task_is_the_default(script, parse):
 def test_tuned_or_paper(script, parse, folder):
     """A run that was trained from a model of envs/tiny is one of ours, one from another is not: default or given."""
     tuned = replace(script.Args(env_id="maze_po"), **script.TUNED.get("maze_po", {}))
-    paper = replace(tuned, **script.PAPER["maze_po"])
+    paper = script.Args(env_id="maze_po", **{"model": tuned.model} | script.PAPER["maze_po"])
     template = "runs/{env_id}__mine__{seed}/model"
     place = make_run(folder, "maze_po", "mine")
     for model in (str(place / "model"), "runs/maze_po__mine__1/model", template, "envs/tiny/{env_id}"):
@@ -259,6 +259,11 @@ def log_steps(started, *steps):
         started.log_step({name: torch.tensor(value) for name, value in losses.items()}, num_tokens=10)
 
 
+def played():
+    """An episode, of which only the text matters here."""
+    return [types.SimpleNamespace(trajectory=next(load_dataset(make("maze_fo"), None, 1)))]
+
+
 def train(args, iteration, env=None):
     started = Run(args, env or make("maze_fo"))
     started.begin(iteration - 1)
@@ -274,12 +279,12 @@ def test_log(args, capsys):
     started = Run(args, make("maze_fo"))
     started.begin()
     tracked = []
-    started.wandb = types.SimpleNamespace(log=lambda row, step: tracked.append((row, step)))
+    started.wandb = types.SimpleNamespace(log=tracked.append)
     log_steps(started, {"a": 1.0, "b": 0.5}, {"a": 2.0, "b": 0.5})
     started.log(1, 7, {"eval/score": 3})
     started.log(2, 8, {"test/episodic_return": -2.0, "test/episodic_return_se": 0.5, "perf/x": 1.0})
     rows = [json.loads(line) for line in (started.folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row for row, _ in tracked] == rows and [step for _, step in tracked] == [7, 8]
+    assert tracked == rows
     assert min(row.pop("charts/minutes") for row in rows) >= 0 and rows[0].pop("charts/SPS") > 0
     assert rows[0].pop("perf/train_tokens_per_second") > 0
     assert rows == [{"iteration": 1, "global_step": 7, "losses/a": 1.5, "losses/b": 0.5, "eval/score": 3.0},
@@ -405,7 +410,7 @@ def finish(args, env=None):
     finishing.begin(2)
     finishing.write("model", lambda path: path.mkdir())
     finishing.log(2, 10, {"test/episodic_return": 1.0})
-    finishing.save_games(list(load_dataset(make("maze_fo"), None, 1)))
+    finishing.save_games(played())
     finishing.file_lock.release(force=True)
     return folder
 
@@ -437,7 +442,7 @@ def test_a_finished_run_is_read_only(args):
         again.begin(2)
         again.write("last.pt", lambda path: path.write_text("x"))
         again.log(2, 10, {"test/episodic_return": 3.0})
-        again.save_games(list(load_dataset(make("maze_fo"), None, 1)))
+        again.save_games(played())
     assert "learning_rate was 0.001, is 0.5" in refused(Run, replace(resumed, learning_rate=0.5), make("maze_fo"))
     assert "num_iterations is 1, and there have been 2" in refused(
         Run, replace(resumed, num_iterations=1), Engine("Stockfish 16"))
@@ -535,13 +540,15 @@ def test_collapse(args):
 def test_wandb(args, monkeypatch, folder):
     """--track sends arguments and rows there; without the package, or a login, it says so."""
     calls = []
-    fake = types.SimpleNamespace(init=lambda **options: calls.append(options), log=lambda row, step: calls.append(step))
+    fake = types.SimpleNamespace(init=lambda **options: calls.append(options), log=calls.append,
+                                 define_metric=lambda name, step_metric: calls.append((name, step_metric)))
     monkeypatch.setitem(sys.modules, "wandb", fake)
     started = Run(replace(args, track=True), make("maze_fo"))
     started.begin()
     started.log(1, 3, {"charts/x": 1.0})
     assert calls[0]["name"] == calls[0]["id"] == "maze_fo__bc_maze__1" and calls[0]["resume"] == "allow"
-    assert calls[0]["config"]["num_iterations"] == 2 and calls[0]["dir"] == started.folder and calls[1] == 3
+    assert calls[0]["config"]["num_iterations"] == 2 and calls[0]["dir"] == started.folder
+    assert calls[1] == ("*", "global_step") and calls[2]["global_step"] == 3
     started.file_lock.release(force=True)
 
     def init(**options):

@@ -252,7 +252,8 @@ def test_a_finished_run_is_tested_again(name, finished, monkeypatch, capsys):
     assert f"iteration 3  {found}" in shown and "The first game of the test:\nThe goal is" in shown
     games = []
     kept = Run.save_games
-    monkeypatch.setattr(Run, "save_games", lambda self, found: games.append(found) or kept(self, found))
+    monkeypatch.setattr(Run, "save_games", lambda self, found: (
+        games.append([episode.trajectory for episode in found]), kept(self, found)))
     other = [*resume, "--temperature", "0", "--num-test-episodes", "7"]
     for flags in (other, [*other, "--num-envs", "2"]):
         assert command(monkeypatch, name, *flags) is None
@@ -282,6 +283,21 @@ def test_other_arguments(name, finished, monkeypatch):
     assert "opponent was None, is 'weak'" in refused
     assert ("data was 'maze_fo-50-0-" in refused) == (name != "ppo_car_dealer")
     assert before == {path: value for path, value in state_of(finished).items() if path.name != ".lock"}
+
+
+@scripts
+def test_another_model_to_start_from(name, home, finished, monkeypatch):
+    """The run is not resumed with it: what is learned or played would be another thing."""
+    before = state_of(finished)
+    config = Path(home.flags[name][-1]) / "config.json"
+    text = config.read_text()
+    try:
+        config.write_text(text + "\n")
+        refused = command(monkeypatch, name, "--env-id", "maze_fo", "--resume")
+    finally:
+        config.write_text(text)
+    assert re.search("start_model was '[0-9a-f]{16}', is '[0-9a-f]{16}'$", refused) and state_of(finished) == before
+    assert command(monkeypatch, name, "--env-id", "maze_fo", "--resume") is None
 
 
 # --- What is logged and saved ---
@@ -453,7 +469,7 @@ def test_arguments_as_they_ran(name, home, flags):
     args = about["args"]
     assert (args["max_new_tokens"], args["max_length"], args["model"]) == (1, 48, flags[-1])
     assert args.keys() == SCRIPTS[name].Args.__dataclass_fields__.keys()
-    assert about.keys() == {"args", "env", "data", "commit", "versions", "machine"}
+    assert about.keys() == {"args", "env", "data", "start_model", "commit", "versions", "machine"}
     assert about["env"] == {}
     assert about["data"] == "" if name == "ppo_car_dealer" else about["data"].startswith("maze_fo-50-0-")
     assert about["versions"]["torch"] == torch.__version__ and about["machine"]["cores"] >= 1
