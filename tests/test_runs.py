@@ -17,21 +17,26 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
-from algos import bc_maze, ilql_wordle, ppo_car_dealer
+from algos import bc_maze, ilql_wordle, online_filtered_bc_text_nav, ppo_car_dealer
 from envs import SEEDS, Trajectory, make, maze, run
 from envs.data import load_dataset, load_shuffled, read_file, write_file
 from envs.run import Run
 
-SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "ppo_car_dealer": ppo_car_dealer}
-LOSS = {"bc_maze": "bc_loss", "ilql_wordle": "ilql_losses", "ppo_car_dealer": "ppo_loss"}  # one call a gradient step
-WEIGHTS = {"bc_maze": {"policy"}, "ilql_wordle": {"critic", "target"}, "ppo_car_dealer": {"policy", "value_model"}}
+SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "online_filtered_bc_text_nav": online_filtered_bc_text_nav,
+           "ppo_car_dealer": ppo_car_dealer}
+ONLINE = ("online_filtered_bc_text_nav", "ppo_car_dealer")  # they learn from games that they play
+LOSS = {"bc_maze": "bc_loss", "ilql_wordle": "ilql_losses", "online_filtered_bc_text_nav": "bc_loss",
+        "ppo_car_dealer": "ppo_loss"}  # one call a gradient step
+WEIGHTS = {"bc_maze": {"policy"}, "ilql_wordle": {"critic", "target"}, "online_filtered_bc_text_nav": {"policy"},
+           "ppo_car_dealer": {"policy", "value_model"}}
 SMALL = ["--env-id", "maze_fo", "--device", "cpu", "--max-length", "48", "--num-iterations", "3", "--minibatch-size",
          "8", "--eval-every", "2", "--num-eval-episodes", "3", "--num-test-episodes", "5", "--num-envs", "3"]
 OFFLINE = ["--num-trajectories", "50", "--steps-per-iteration", "2", "--decay-from", "3"]
+PLAYED = ["--num-episodes", "8", "--update-epochs", "2", "--learning-rate", "0.01"]
 OWN = {"bc_maze": OFFLINE, "ilql_wordle": [*OFFLINE, "--beta", "1", "300", "--tau", "0.1"],
-       "ppo_car_dealer": ["--num-episodes", "8", "--update-epochs", "2", "--learning-rate", "0.01"]}
+       **dict.fromkeys(ONLINE, PLAYED)}
 ONE_STEP = {"bc_maze": ["--steps-per-iteration", "1"], "ilql_wordle": ["--steps-per-iteration", "1"],
-            "ppo_car_dealer": ["--update-epochs", "1"]}
+            **dict.fromkeys(ONLINE, ["--update-epochs", "1"])}
 scripts = pytest.mark.parametrize("name", SCRIPTS)
 offline_scripts = pytest.mark.parametrize("name", ["bc_maze", "ilql_wordle"])  # they learn from data
 
@@ -270,7 +275,7 @@ def test_other_arguments(name, finished, monkeypatch):
     given = ["--env-id", "maze_fo", "--resume", "--learning-rate", "0.5", "--max-new-tokens", "7"]
     before = state_of(finished)
     refused = command(monkeypatch, name, *given, "--temperature", "0.5")
-    was = SCRIPTS[name].Args().learning_rate if name != "ppo_car_dealer" else 0.01
+    was = SCRIPTS[name].Args().learning_rate if name not in ONLINE else 0.01
     assert f"max_new_tokens was 1, is 7; learning_rate was {was}, is 0.5" in refused
     assert "temperature" not in refused and state_of(finished) == before
     (finished / "episodes.jsonl").unlink()
@@ -281,7 +286,7 @@ def test_other_arguments(name, finished, monkeypatch):
     monkeypatch.setattr(maze, "ENV", OtherMaze)
     refused = command(monkeypatch, name, "--env-id", "maze_fo", "--resume")
     assert "opponent was None, is 'weak'" in refused
-    assert ("data was 'maze_fo-50-0-" in refused) == (name != "ppo_car_dealer")
+    assert ("data was 'maze_fo-50-0-" in refused) == (name not in ONLINE)
     assert before == {path: value for path, value in state_of(finished).items() if path.name != ".lock"}
 
 
@@ -315,16 +320,19 @@ def test_metrics(name, home):
                "cut_observations"}
     always = {"iteration", "global_step", "charts/minutes"}
     losses = {"bc_maze": {"bc_loss"}, "ilql_wordle": {"loss", "q_loss", "v_loss", "cql_loss", "v"},
+              "online_filtered_bc_text_nav": {"bc_loss"},
               "ppo_car_dealer": {"policy_loss", "value_loss", "approx_kl", "clipfrac", "entropy", "kl_ref"}}
     training = always | {f"losses/{key}" for key in losses[name] | {"grad_norm"}}
     training |= {"charts/SPS", "charts/learning_rate", "perf/train_tokens_per_second"}
-    if name == "ppo_car_dealer":
+    if name in ONLINE:
         training |= {f"charts/{key}" for key in results | {"episodes"}}
+    if name == "online_filtered_bc_text_nav":
+        training |= {"charts/passed", "charts/kept"}
     assert trained[0].keys() - {"perf/rollout_minutes", "perf/rollout_tokens_per_second"} == training
     assert rows[-1].keys() - {"test/beta"} == (
         always | {f"test/{key}" for key in results} | {"perf/rollout_tokens_per_second"})
     steps = [row["global_step"] for row in trained]
-    if name == "ppo_car_dealer":  # turns
+    if name in ONLINE:  # turns
         steps = [round(row["charts/episodic_length"] * 8) for row in trained]
         assert [row["charts/episodes"] for row in trained] == [8, 16, 24]
         assert [row["global_step"] for row in trained] == list(np.cumsum(steps))
@@ -348,7 +356,7 @@ def test_gradient_steps(name, flags, here, monkeypatch):
 
     def watched_loss(*args):
         loss = loss_function(*args)
-        losses.append({"bc_loss": loss} if name == "bc_maze" else loss)
+        losses.append({"bc_loss": loss} if LOSS[name] == "bc_loss" else loss)
         return loss
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched_step)
@@ -357,9 +365,9 @@ def test_gradient_steps(name, flags, here, monkeypatch):
     assert command(monkeypatch, name, *flags, "--max-grad-norm", str(limit), "--num-iterations", "2") is None
     assert len(steps) == len(losses) == 4
     rates = [rate for rate, _ in steps]
-    if name == "ppo_car_dealer":
+    if name in ONLINE:
         assert rates == [0.01] * 4
-        limit *= 2**0.5  # of two models
+        limit *= len(WEIGHTS[name]) ** 0.5  # PPO's two models are clipped apart
     else:
         rate = script.Args().learning_rate
         decay = [1, 1, 1, (3 / 4) ** 0.5]
@@ -373,19 +381,20 @@ def test_gradient_steps(name, flags, here, monkeypatch):
             assert row[f"losses/{key}"] == pytest.approx(mean), key
 
 
-def test_ppo_plays_other_games_in_each_iteration(home, monkeypatch):
+@pytest.mark.parametrize("name", ONLINE)
+def test_other_games_are_played_in_each_iteration(name, flags, monkeypatch):
     """Training games, at temperature 1; those of validation and test are fixed, and sampled as asked."""
     played = []
-    rollout = ppo_car_dealer.rollout
+    rollout = SCRIPTS[name].rollout
 
     def watched(reader, envs, seeds, text, args):
         played.append((seeds, args.temperature))
         return rollout(reader, envs, seeds, text, args)
 
-    monkeypatch.setattr(ppo_car_dealer, "rollout", watched)
+    monkeypatch.setattr(SCRIPTS[name], "rollout", watched)
     for seed in ("1", "2"):
-        flags = [*home.flags["ppo_car_dealer"], "--temperature", "0", "--seed", seed, "--num-iterations", "2"]
-        assert command(monkeypatch, "ppo_car_dealer", *flags) is None
+        given = ["--temperature", "0", "--seed", seed, "--num-iterations", "2"]
+        assert command(monkeypatch, name, *flags, *given) is None
     kinds = [None, None, SEEDS["eval"], SEEDS["test"]] * 2
     for (seeds, temperature), start in zip(played, kinds, strict=True):
         if start:
@@ -435,7 +444,7 @@ def test_the_saved_model(name, home, flags):
     """Loads without the scripts and says the same, with a tokenizer that gives the same ids; and what else is left."""
     folder = home.run(name)
     files = {"args.json", "episodes.jsonl", "last.pt", "metrics.jsonl", "model", ".lock"}
-    assert {path.name for path in folder.iterdir()} == files | ({"critic.pt"} if name != "bc_maze" else set())
+    assert {path.name for path in folder.iterdir()} == files | ({"critic.pt"} if LOSS[name] != "bc_loss" else set())
     saved = AutoModelForCausalLM.from_pretrained(folder / "model")
     policy = home.policies[name]
     ids = torch.arange(40)[None] % policy.config.vocab_size
@@ -459,6 +468,7 @@ def test_the_saved_model(name, home, flags):
         assert_same(policy.state_dict(), state["policy"])
     if name == "ppo_car_dealer":
         assert_same(torch.load(folder / "critic.pt", weights_only=True), state["value_model"])
+    if name in ONLINE:
         assert any(not torch.equal(p, q) for p, q in zip(saved.parameters(), started.parameters(), strict=True))
 
 
@@ -471,7 +481,7 @@ def test_arguments_as_they_ran(name, home, flags):
     assert args.keys() == SCRIPTS[name].Args.__dataclass_fields__.keys()
     assert about.keys() == {"args", "env", "data", "start_model", "commit", "versions", "machine"}
     assert about["env"] == {}
-    assert about["data"] == "" if name == "ppo_car_dealer" else about["data"].startswith("maze_fo-50-0-")
+    assert about["data"] == "" if name in ONLINE else about["data"].startswith("maze_fo-50-0-")
     assert about["versions"]["torch"] == torch.__version__ and about["machine"]["cores"] >= 1
 
 
@@ -589,14 +599,14 @@ def test_a_loss_that_is_not_finite(name, value, flags, home, here, monkeypatch):
         calls.append(loss)
         if len(calls) != 4:
             return loss
-        if name == "bc_maze":
+        if LOSS[name] == "bc_loss":
             return loss * value
         return {key: x * value if key in ("loss", "policy_loss") else x for key, x in loss.items()}
 
     with monkeypatch.context() as patch:
         patch.setattr(script, LOSS[name], broken)
         refused = command(patch, name, *flags)
-    key = {"bc_maze": "bc_loss", "ilql_wordle": "loss", "ppo_car_dealer": "policy_loss"}[name]
+    key = {"ilql_wordle": "loss", "ppo_car_dealer": "policy_loss"}.get(name, "bc_loss")
     assert f"error: losses/{key} is " in refused and refused.count("\n") == 0
     assert " in gradient step 2 of iteration 2;" in refused and ("nan" in refused) == math.isnan(value)
     assert rows_of(here) == rows_of(home.run(name))[:1]
@@ -674,7 +684,7 @@ def test_a_critic_that_cannot_be_saved(home, here_of, monkeypatch):
 ], ids=lambda given: "".join(given[:2]) if isinstance(given, list) else "")
 def test_what_is_wrong_is_said_before_any_work(name, flags, folder, tmp_path, flags_given, sentence, monkeypatch):
     """In one sentence; nothing is written."""
-    if name == "ppo_car_dealer" and "--dataset" in flags_given:
+    if name in ONLINE and "--dataset" in flags_given:
         pytest.skip("it has no offline data")
     monkeypatch.setattr("envs.data.DATA_DIR", tmp_path / "data")
     refused = command(monkeypatch, name, *flags, *flags_given)

@@ -1,0 +1,508 @@
+"""Online filtered behaviour cloning (BC) of a language model on a multi-turn text game, from a BC policy.
+
+A game is texts obs_0, action_0, obs_1, action_1, …; each is tokenised on its own and their ids are joined. In
+each iteration the policy π plays some games, and the best of them are kept: those that succeed
+(`--success-only`), or the share `--top-fraction` of them with the highest returns. Then, for some epochs, π
+maximises the likelihood of the n action tokens of a minibatch of kept games, given everything before them:
+
+    L = -1/n Σ log π(x_{t+1} | x_≤t)      over the places t where the next token x_{t+1} is part of an action
+
+Each task has the filter that filtered BC (bc_maze.py) has there. Where no game passes it, the games with the
+highest return of the iteration are kept; the run prints that, and its metric charts/passed is 0.
+
+A game that ends at the limit on turns counts with the return that it has: the limit is part of the task, and
+nothing of the game is missing. (Filtered BC cannot rank a game that its data cuts short, since what the game
+would have earned is not known.)
+
+Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232). Deviations from its code: a game is learned from twice,
+not once, to need fewer games; all kept games are learned from, where the original leaves out those that do
+not fill a minibatch; an iteration in which no game passes the filter is not left out.
+
+    bash benchmarks.sh text_nav_fo bc_maze                           # the policy to start from
+    python algos/online_filtered_bc_text_nav.py
+    python algos/online_filtered_bc_text_nav.py --env-id maze_fo
+    python algos/online_filtered_bc_text_nav.py --no-success-only --top-fraction 0.1 --exp-name top_tenth
+"""
+
+import math
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache, StaticLayer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
+from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
+from envs.data import settle_action_length
+from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
+
+
+@dataclass
+class Args:
+    exp_name: str = "online_filtered_bc_text_nav"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
+    seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
+    track: bool = False  # log to Weights & Biases as well
+    resume: bool = False  # continue the run of this name; if it is finished, play its test again
+    env_id: EnvId = "text_nav_fo"  # variant of the task
+    env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
+    model: str = "runs/{env_id}__bc_maze__{seed}/model"  # folder or hub name of a causal language model
+    max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the longest of the data)
+    num_iterations: int = 30  # number of iterations; after each, metrics are logged and a checkpoint is saved
+    num_episodes: int = 256  # games of an iteration
+    success_only: bool = True  # keep successful games only
+    top_fraction: float = 1.0  # share of the games to keep, by return
+    update_epochs: int = 2  # how often each game is learned from
+    minibatch_size: int = 32  # games per gradient step
+    learning_rate: float = 3e-4  # learning rate of AdamW
+    max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
+    collapse_margin: float = 1.0  # stop if returns stay this many standard deviations below the first
+    eval_every: int = 10  # iterations from one evaluation on validation games to the next; 0: none
+    num_eval_episodes: int = 256  # validation games
+    num_test_episodes: int | None = None  # test games, at the end (default: the task's)
+    num_envs: int = 512  # games played side by side
+    temperature: float = 1.0  # temperature of sampling in evaluations; 0: greedy
+
+
+FILTERED = "runs/{env_id}__filtered_bc__{seed}/model"
+TOP_TENTH = dict(success_only=False, top_fraction=0.1, minibatch_size=8, num_iterations=40)
+TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
+    "wordle": dict(model=FILTERED, success_only=False, top_fraction=0.3, num_iterations=40, num_episodes=1024,
+                   minibatch_size=64, num_envs=1024),
+    "chess": dict(num_iterations=10, num_episodes=32, minibatch_size=4),
+    "endgames": dict(num_iterations=40),
+    "car_dealer": TOP_TENTH,
+    **dict.fromkeys(("twenty_questions", "guess_city"), dict(TOP_TENTH, model=FILTERED)),
+}
+PAPER = dict.fromkeys(get_args(EnvId), dict(  # for any other model
+    learning_rate=1e-4, num_iterations=100, num_episodes=128, update_epochs=1))
+
+
+# --- Model ---
+
+
+def load_model(args: Args) -> tuple[nn.Module, "Text"]:
+    """The causal language model `--model` and its tokenizer. Settles `max_length`."""
+    name = start_model(args)
+    with refusing(f"cannot load {name} to {args.device}"):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if Path(name).is_dir() and not list(Path(name).glob("*.safetensors")):
+            policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+        else:
+            policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        policy = policy.to(args.device).eval()  # with dropout, what is trained would not be what plays
+    set_length(args, name, policy.config)
+    return policy, Text(tokenizer, policy.config.vocab_size)
+
+
+class Text:
+    """Text to ids and back. Each text is encoded on its own: no token straddles two speakers' texts."""
+
+    def __init__(self, tokenizer, vocab_size: int) -> None:
+        self.tokenizer = tokenizer
+        self.encode = cache(partial(tokenizer.encode, add_special_tokens=False))  # games repeat themselves
+        self.decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+        self.ends_line = ["\n" in self.decode([i]) for i in range(vocab_size)]  # by id
+
+
+@torch.no_grad()
+def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
+    """Refuse, with a sentence, a model or a tokenizer with which something would be silently wrong."""
+    with refusing(f"{args.model} cannot be used"):
+        ids = check_texts(env, text, args)
+        batch = torch.tensor([ids], device=args.device)
+        head = policy.get_output_embeddings()
+        own = policy(input_ids=batch, use_cache=False).logits[0]  # (T, V)
+        trained = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
+        reader = Reader([policy.base_model], head, args)
+        reader.reset(num_rows=2, markov=False)
+        window = Window(ids[:-1])
+        reader.read({0: window})
+        window.ids = ids
+        _, played = reader.read({0: window, 1: Window(ids[: len(ids) // 2])})  # one token beside many
+        same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
+        same(100 * trained, 100 * own, msg="its logits are not its head's output")
+        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
+
+
+# --- Loss ---
+
+
+class Batch(NamedTuple):
+    """Whole games. The n tokens that were chosen in them are numbered in the order of play."""
+
+    ids: Tensor  # (W, T): the different windows, padded on the right, which a causal model needs no mask for
+    states: Tensor  # (n,): the place, in ids laid out in one row, of the token before each chosen one
+    tokens: Tensor  # (n,): the chosen tokens
+
+
+def bc_loss(policy: nn.Module, batch: Batch) -> Tensor:
+    """The mean over the chosen tokens of -log π."""
+    hidden = policy.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state  # (W, T, d)
+    hidden = hidden.flatten(0, 1)[batch.states]  # (n, d)
+    logits = policy.get_output_embeddings()(hidden).float()  # (n, V)
+    return F.cross_entropy(logits, batch.tokens)
+
+
+def keep_passing(episodes: list["Episode"], args: Args) -> list["Episode"]:
+    """The games of an iteration that pass the filter; of equal returns at its border, the first ones."""
+    if args.success_only:
+        episodes = [episode for episode in episodes if episode.trajectory.success]
+    if args.top_fraction < 1:
+        episodes = sorted(episodes, key=lambda episode: -episode.trajectory.episodic_return)
+        episodes = episodes[: round(args.top_fraction * len(episodes))]
+    return episodes
+
+
+def best_games(episodes: list["Episode"]) -> list["Episode"]:
+    """The games with the highest return, from which we learn where none passes the filter."""
+    best = max(episode.trajectory.episodic_return for episode in episodes)
+    return [episode for episode in episodes if episode.trajectory.episodic_return == best]
+
+
+# --- Games as tokens ---
+
+
+@dataclass
+class Window:
+    """Tokens that the model sees together."""
+
+    ids: list[int]
+    chosen: list[int] = field(default_factory=list)  # the places of the tokens that the agent has chosen
+    num_read: int = 0  # how many tokens are in the rollout's key/value cache
+
+
+class Episode:
+    """A game as tokens, in one window or several.
+
+    Where the newest observation is the whole state (`markov`), each turn is a window of its own. Elsewhere a
+    window holds the game until it is full; the next one opens with the game's first text and the newest turns
+    that fill half of it. The actions among them are context: each is trained on once, where it was played.
+    """
+
+    def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
+        self.markov = markov
+        self.max_length = max_length
+        self.room = max_length - max_new_tokens - 1  # before an action and the newline after it
+        self.windows: list[Window] = []
+        self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
+        self.action: list[int] = []  # the tokens so far of the action that is being chosen
+        self.rewards: list[float] = []  # by chosen token: the reward of an action on its last token, else 0
+        self.ends_turn: list[bool] = []  # by chosen token
+        self.terminated = False
+        self.num_cut = 0  # observations that were too long for a window
+        self.trajectory: Trajectory | None = None  # the game as text
+        self.num_invalid = 0
+
+    def observe(self, obs: list[int]) -> None:
+        """Add an observation. Of one that does not fit into a window, only the end is read."""
+        if self.markov or not self.windows:
+            self.windows.append(Window([]))
+        elif len(self.windows[-1].ids) + len(obs) > self.room:
+            self.windows.append(Window(self.opening(len(obs))))
+        window = self.windows[-1]
+        space = self.room - len(window.ids)
+        self.num_cut += len(obs) > space
+        self.parts.append(obs[-space:])
+        window.ids += self.parts[-1]
+
+    def opening(self, num_tokens: int) -> list[int]:
+        """The first text and the newest turns, to open a window that has room for `num_tokens` more."""
+        first = self.parts[0][: max(self.room - num_tokens, self.room // 2)]
+        newest = []
+        for i in range(len(self.parts) - 2, 0, -2):
+            turn = self.parts[i] + self.parts[i + 1]
+            if len(first) + len(turn) + len(newest) + num_tokens > min(self.room, self.max_length // 2):
+                break
+            newest = turn + newest
+        return first + newest
+
+    def act(self, ids: list[int]) -> None:
+        """Add tokens of an action."""
+        window = self.windows[-1]
+        window.chosen += range(len(window.ids), len(window.ids) + len(ids))
+        window.ids += ids
+        self.action += ids
+
+    def end_turn(self, reward: float, terminated: bool, suffix: list[int]) -> None:
+        """The action is complete; `suffix`: the newline, not the agent's, after one that was cut off."""
+        self.rewards += [0.0] * (len(self.action) - 1) + [reward]
+        self.ends_turn += [False] * (len(self.action) - 1) + [True]
+        self.terminated = terminated
+        self.parts.append(self.action + suffix)
+        self.windows[-1].ids += suffix
+        self.action = []
+
+
+def collate(episodes: list[Episode], device: str) -> Batch:
+    """A minibatch of episodes."""
+    length = max(len(window.ids) for episode in episodes for window in episode.windows)
+    different = {}  # the row of each; equal windows, of which a maze has many, are computed once
+    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors
+    for episode in episodes:
+        for window in episode.windows:
+            start = length * different.setdefault(tuple(window.ids), len(different))  # of its row
+            for place in window.chosen:
+                lists.states.append(start + place - 1)
+                lists.tokens.append(window.ids[place])
+    padded = np.array([ids + (0,) * (length - len(ids)) for ids in different])
+    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
+
+
+# --- Rollout ---
+
+
+class RowLayer(StaticLayer):
+    """A layer of the key/value cache in which every row has its own length; `reader` says where tokens go."""
+
+    def __init__(self, reader: "Reader") -> None:
+        super().__init__(max_cache_len=reader.num_columns)
+        self.reader = reader
+
+    def update(self, keys: Tensor, values: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        reader = self.reader
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        more_columns = reader.num_columns - self.keys.shape[2]
+        more_rows = reader.num_rows - self.keys.shape[0]
+        if more_columns or more_rows:
+            padding = 0, 0, 0, more_columns, 0, 0, 0, more_rows
+            self.keys = F.pad(self.keys, padding)
+            self.values = F.pad(self.values, padding)
+        self.keys[reader.written] = keys.transpose(1, 2)  # (rows, width, heads, d)
+        self.values[reader.written] = values.transpose(1, 2)
+        return self.keys[reader.shown], self.values[reader.shown]
+
+
+class Reader:
+    """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
+
+    A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
+    """
+
+    def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
+        self.trunks = trunks
+        self.next_logits = next_logits  # from each trunk's last hidden states (rows, d) to logits (rows, V)
+        self.max_length = args.max_length
+        self.device = args.device
+
+    def reset(self, num_rows: int, markov: bool) -> None:
+        """Forget what was read."""
+        self.num_rows = num_rows
+        self.num_columns = 1  # the last one is for padding
+        self.markov = markov
+        self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
+
+    def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
+        """Each row reads on. Returns the rows that are done, and logits (rows, V) of what follows in them."""
+        source = {row: row for row in windows}  # which row reads for a row
+        if self.markov:  # of equal windows, and a maze has many, one is read for all
+            first = {}
+            source = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
+        rows = sorted(set(source.values()))
+        num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
+        width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
+        if 2 * len(rows) > self.num_rows:  # some without a game cost less than a copy of the others' cache
+            rows = range(self.num_rows)
+
+        ids = np.zeros((len(rows), width), dtype=np.int64)
+        start = np.zeros((len(rows), 1), dtype=np.int64)
+        ends = {}  # by row that has read all of its window: where in `ids` its last token is
+        self.length = 0
+        for i, row in enumerate(rows):
+            window = windows.get(row, Window([]))
+            piece = window.ids[window.num_read :][:width]
+            ids[i, : len(piece)] = piece
+            start[i] = window.num_read
+            window.num_read += len(piece)
+            self.length = max(self.length, window.num_read)
+            if window.num_read == len(window.ids):
+                ends[row] = i * width + len(piece) - 1
+
+        hidden = self.forward(rows, torch.from_numpy(ids), torch.from_numpy(start))
+        ready = {row: ends[reader] for row, reader in source.items() if reader in ends}
+        places = list(ready.values())
+        return list(ready), self.next_logits(*[states.flatten(0, 1)[places] for states in hidden])
+
+    def forward(self, rows: list[int] | range, ids: Tensor, start: Tensor) -> list[Tensor]:
+        """Each trunk's hidden states (rows, width, d) of ids (rows, width) after `start` (rows, 1) tokens."""
+        ids = ids.to(self.device, non_blocking=True)
+        positions = start.to(self.device, non_blocking=True) + torch.arange(ids.shape[1], device=self.device)
+        shown = torch.arange(self.length, device=self.device) <= positions[:, :, None]
+        mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
+        if self.length >= self.num_columns:
+            self.num_columns = min(2 * self.length, self.max_length) + 1
+
+        row_ids = torch.tensor(rows, device=self.device)
+        columns = positions.clamp(max=self.num_columns - 1)
+        shown_rows = slice(None) if len(rows) == self.num_rows else row_ids
+        self.written = row_ids[:, None], slice(None), columns  # where the layers put new keys and values
+        self.shown = shown_rows, slice(None), slice(self.length)  # and what they return, of all rows a view
+        hidden = []
+        for trunk, layers in zip(self.trunks, self.caches):
+            output = trunk(
+                input_ids=ids,
+                attention_mask=mask[:, None],
+                position_ids=positions.clamp(max=self.max_length - 1),
+                use_cache=True,
+                **{cache_name(type(trunk)): layers},
+            )
+            hidden.append(output.last_hidden_state)
+        return hidden
+
+
+@torch.inference_mode()
+def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
+    """Play a game for each seed, side by side in the rows of `reader`, which are not in step."""
+    markov = envs.envs[0].markov
+    generator = torch.Generator(args.device).manual_seed(seeds[0] + args.seed)
+    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in seeds]
+    waiting = list(zip(episodes, seeds))[::-1]
+    playing = {}  # the episode in each row; the row is also the game's number in `envs`
+    rows = range(min(len(envs.envs), len(seeds)))
+    reader.reset(len(rows), markov)
+    progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
+    while waiting or playing:
+        # Each free row takes the next game.
+        for row in rows:
+            if row not in playing and waiting:
+                playing[row], seed = waiting.pop()
+                playing[row].observe(text.encode(envs.reset(row, seed)))
+
+        # Each row reads on. Those that have read everything choose one more token.
+        windows = {row: playing[row].windows[-1] for row in rows if row in playing}
+        ready, logits = reader.read(windows)
+        tokens = sample(logits, args.temperature, generator).tolist()
+        actions = {}
+        for row, token in zip(ready, tokens):
+            episode = playing[row]
+            episode.act([token])
+            if text.ends_line[token] or len(episode.action) == args.max_new_tokens:
+                actions[row] = text.decode(episode.action)
+
+        # Games with a complete action move on to the next turn or end.
+        for row, (obs, reward, terminated, truncated, info) in envs.step(actions).items():
+            episode = playing[row]
+            suffix = [] if "\n" in actions[row] else text.encode("\n")
+            episode.end_turn(reward, terminated, suffix)
+            if not terminated:
+                episode.observe(text.encode(obs))
+            if terminated or truncated:
+                episode.trajectory = info["trajectory"]
+                episode.num_invalid = info["num_invalid"]
+                del playing[row]
+                progress.update()
+    progress.close()
+    return episodes
+
+
+def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = F.softmax(logits.float() / temperature, dim=-1)
+    # The first of independent exponential clocks to ring. (torch.multinomial would wait for the GPU.)
+    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / clocks).argmax(-1)
+
+
+# --- Evaluation ---
+
+
+def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
+    """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
+    start = time.time()
+    episodes = rollout(reader, envs, seeds, text, args)
+    games = [episode.trajectory for episode in episodes]
+    num_invalid = sum(episode.num_invalid for episode in episodes)
+    metrics = statistics(envs.envs[0], games, num_invalid)
+    metrics["cut_observations"] = sum(episode.num_cut for episode in episodes)
+    metrics = {f"{group}/{name}": value for name, value in metrics.items()}
+    num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
+    metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
+    return metrics, episodes
+
+
+# --- Training ---
+
+
+def main(args: Args) -> None:
+    """Play, keep the best games, learn, and again; then save and test."""
+    envs = make_envs(args)
+    env = envs.envs[0]
+    run = Run(args, env)
+    torch.manual_seed(args.seed)
+    policy, text = load_model(args)
+    check_model(policy, text, env, args)
+    args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
+    actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
+    settle_action_length((len(text.encode(action)) for action in actions), args)
+    parameters = policy.parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
+
+    num_turns, done = 0, 0
+    if (run.folder / "last.pt").exists():
+        state = torch.load(run.folder / "last.pt", map_location=args.device, weights_only=True)
+        policy.load_state_dict(state["policy"])
+        optimizer.load_state_dict(state["optimizer"])
+        num_turns, done = state["num_turns"], state["iteration"]
+    run.begin(done)
+
+    for iteration in range(done + 1, args.num_iterations + 1):
+        rng = np.random.default_rng([args.seed, iteration])
+        first_seed = rng.integers(SEEDS["train"], SEEDS["eval"] - args.num_episodes)
+        seeds = range(first_seed, first_seed + args.num_episodes)
+        metrics, episodes = play_games(reader, envs, "charts", seeds, text, replace(args, temperature=1.0))
+        metrics["charts/episodes"] = iteration * args.num_episodes
+        metrics["charts/learning_rate"] = args.learning_rate
+        num_turns += sum(len(episode.trajectory.rewards) for episode in episodes)
+
+        passing = keep_passing(episodes, args)
+        kept = passing or best_games(episodes)
+        if not passing:
+            tqdm.write(f"no game of iteration {iteration} passes the filter: the best are kept, {len(kept)}")
+        metrics["charts/passed"] = len(passing) / len(episodes)
+        metrics["charts/kept"] = len(kept) / len(episodes)
+
+        num_minibatches = math.ceil(len(kept) / args.minibatch_size)
+        for _ in range(args.update_epochs):
+            for indices in np.array_split(rng.permutation(len(kept)), num_minibatches):
+                batch = collate([kept[i] for i in indices], args.device)
+                loss = bc_loss(policy, batch)
+
+                optimizer.zero_grad()
+                loss.backward()
+                grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+                optimizer.step()
+                run.log_step({"bc_loss": loss, "grad_norm": grad_norm}, num_tokens=batch.ids.numel())
+
+        if args.eval_every and iteration % args.eval_every == 0:
+            metrics |= play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0]
+        run.log(iteration, num_turns, metrics)
+        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)
+        state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
+        state |= {"iteration": iteration, "num_turns": num_turns}
+        run.write("last.pt", partial(torch.save, state))
+
+    try:
+        run.save_model(policy, text.tokenizer, args.max_new_tokens)
+    finally:  # a fault of one must not cost the other
+        metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
+        run.log(args.num_iterations, num_turns, metrics)
+        run.save_games([episode.trajectory for episode in tested])
+
+
+if __name__ == "__main__":
+    main(parse_args(Args, TUNED, PAPER, __doc__))
