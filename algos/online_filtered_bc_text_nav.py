@@ -57,7 +57,7 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "runs/{env_id}__bc_maze__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: the longest of the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
     num_iterations: int = 30  # number of iterations; after each, metrics are logged and a checkpoint is saved
     num_episodes: int = 256  # games of an iteration
     success_only: bool = True  # keep successful games only
@@ -66,7 +66,7 @@ class Args:
     minibatch_size: int = 32  # games per gradient step
     learning_rate: float = 3e-4  # learning rate of AdamW
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
-    collapse_margin: float = 1.0  # stop if returns stay this many standard deviations below the first
+    collapse_margin: float = 1.0  # stop if five iterations are this many standard deviations below the first
     eval_every: int = 10  # iterations from one evaluation on validation games to the next; 0: none
     num_eval_episodes: int = 256  # validation games
     num_test_episodes: int | None = None  # test games, at the end (default: the task's)
@@ -84,8 +84,13 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "car_dealer": TOP_TENTH,
     **dict.fromkeys(("twenty_questions", "guess_city"), dict(TOP_TENTH, model=FILTERED)),
 }
-PAPER = dict.fromkeys(get_args(EnvId), dict(  # for any other model
-    learning_rate=1e-4, num_iterations=100, num_episodes=128, update_epochs=1))
+ROUNDS = dict(learning_rate=1e-4, num_iterations=100, num_episodes=128, update_epochs=1)
+ROUNDS_BY_RETURN = dict(ROUNDS, success_only=False, top_fraction=0.1)
+PAPER = {  # for any other model, in place of TUNED
+    **dict.fromkeys(get_args(EnvId), ROUNDS),
+    **dict.fromkeys(("twenty_questions", "guess_city", "car_dealer"), ROUNDS_BY_RETURN),
+    "wordle": dict(ROUNDS_BY_RETURN, top_fraction=0.3),
+}
 
 
 # --- Model ---
@@ -129,9 +134,9 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window = Window(ids[:-1])
         reader.read({0: window})
         window.ids = ids
-        _, played = reader.read({0: window, 1: Window(ids[: len(ids) // 2])})  # one token beside many
+        _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * trained, 100 * own, msg="its logits are not its head's output")
+        same(100 * trained, 100 * own, msg="its logits are not its head's output")  # they differ by rounding
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
 
@@ -193,7 +198,7 @@ class Episode:
     def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
         self.markov = markov
         self.max_length = max_length
-        self.room = max_length - max_new_tokens - 1  # before an action and the newline after it
+        self.room = max_length - max_new_tokens - 1  # what an action and a newline after it leave of a window
         self.windows: list[Window] = []
         self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
         self.action: list[int] = []  # the tokens so far of the action that is being chosen
@@ -288,14 +293,13 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for a result.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
         self.trunks = trunks
         self.next_logits = next_logits  # from each trunk's last hidden states (rows, d) to logits (rows, V)
-        self.max_length = args.max_length
-        self.device = args.device
+        self.args = args
 
     def reset(self, num_rows: int, markov: bool) -> None:
         """Forget what was read."""
@@ -305,15 +309,15 @@ class Reader:
         self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
 
     def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
-        """Each row reads on. Returns the rows that are done, and logits (rows, V) of what follows in them."""
-        source = {row: row for row in windows}  # which row reads for a row
+        """Each row reads on. Returns those that have read all of their window, and the logits (ready, V)."""
+        proxy = {row: row for row in windows}  # the row that reads for this one
         if self.markov:  # of equal windows, and a maze has many, one is read for all
             first = {}
-            source = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
-        rows = sorted(set(source.values()))
+            proxy = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
+        rows = sorted(set(proxy.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # some without a game cost less than a copy of the others' cache
+        if 2 * len(rows) > self.num_rows:  # idle rows as well: the cache of all is a view, of some a copy
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -331,30 +335,30 @@ class Reader:
                 ends[row] = i * width + len(piece) - 1
 
         hidden = self.forward(rows, torch.from_numpy(ids), torch.from_numpy(start))
-        ready = {row: ends[reader] for row, reader in source.items() if reader in ends}
+        ready = {row: ends[proxy[row]] for row in windows if proxy[row] in ends}
         places = list(ready.values())
         return list(ready), self.next_logits(*[states.flatten(0, 1)[places] for states in hidden])
 
     def forward(self, rows: list[int] | range, ids: Tensor, start: Tensor) -> list[Tensor]:
         """Each trunk's hidden states (rows, width, d) of ids (rows, width) after `start` (rows, 1) tokens."""
-        ids = ids.to(self.device, non_blocking=True)
-        positions = start.to(self.device, non_blocking=True) + torch.arange(ids.shape[1], device=self.device)
-        shown = torch.arange(self.length, device=self.device) <= positions[:, :, None]
+        ids = ids.to(self.args.device, non_blocking=True)
+        positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
+        shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
         if self.length >= self.num_columns:
-            self.num_columns = min(2 * self.length, self.max_length) + 1
+            self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
-        row_ids = torch.tensor(rows, device=self.device)
+        row_ids = torch.tensor(rows, device=ids.device)
         columns = positions.clamp(max=self.num_columns - 1)
         shown_rows = slice(None) if len(rows) == self.num_rows else row_ids
-        self.written = row_ids[:, None], slice(None), columns  # where the layers put new keys and values
-        self.shown = shown_rows, slice(None), slice(self.length)  # and what they return, of all rows a view
+        self.written = row_ids[:, None], slice(None), columns  # where new keys go: (rows, width, heads, d)
+        self.shown = shown_rows, slice(None), slice(self.length)  # the keys that are attended to
         hidden = []
         for trunk, layers in zip(self.trunks, self.caches):
             output = trunk(
                 input_ids=ids,
                 attention_mask=mask[:, None],
-                position_ids=positions.clamp(max=self.max_length - 1),
+                position_ids=positions.clamp(max=self.args.max_length - 1),
                 use_cache=True,
                 **{cache_name(type(trunk)): layers},
             )
@@ -396,7 +400,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:
+            if not terminated:  # at a time limit, too: V bootstraps from what this observation leads to
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -447,7 +451,7 @@ def main(args: Args) -> None:
     check_model(policy, text, env, args)
     args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
     actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
-    settle_action_length((len(text.encode(action)) for action in actions), args)
+    settle_action_length((len(text.encode(action)) for action in actions), args)  # if it has none
     parameters = policy.parameters()
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
@@ -489,7 +493,7 @@ def main(args: Args) -> None:
                 run.log_step({"bc_loss": loss, "grad_norm": grad_norm}, num_tokens=batch.ids.numel())
 
         if args.eval_every and iteration % args.eval_every == 0:
-            metrics |= play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0]
+            metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
         run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)
         state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
@@ -501,7 +505,7 @@ def main(args: Args) -> None:
     finally:  # a fault of one must not cost the other
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, num_turns, metrics)
-        run.save_games([episode.trajectory for episode in tested])
+        run.save_games(tested)
 
 
 if __name__ == "__main__":
