@@ -90,8 +90,8 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "maze_fo": dict(MAZE, num_iterations=12, target_v=True, beta=(4.0, 16.0, 64.0), eval_every=4),
     "maze_po": dict(MAZE, num_iterations=4, learning_rate=3e-4, gamma=0.9, beta=(4.0, 8.0, 16.0, 32.0)),
     **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(
-        SMALL, model=BC, num_iterations=4, minibatch_size=16, decay_from=10**6, cql_weight=0.1, eval_every=2,
-        beta=(4.0, 16.0, 64.0))),
+        SMALL, model=BC, num_iterations=4, minibatch_size=16, decay_from=10**6, gamma=0.9, cql_weight=0.1,
+        beta=(4.0, 16.0, 64.0), eval_every=2)),
     "chess": dict(BOARD, num_iterations=5, minibatch_size=4, beta=(1.0, 2.0), eval_every=5),
     "endgames": dict(BOARD, num_iterations=22, minibatch_size=16, beta=(1.0, 2.0, 4.0), eval_every=11),
     "twenty_questions": dict(TALK, num_trajectories=300_000, cql_weight=2.0, beta=(1.0, 2.0, 4.0)),
