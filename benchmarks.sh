@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Reproduces the results table. From any directory:
 #   bash benchmarks.sh                       every task and experiment with three seeds (SEEDS="1 2": with these)
-#   bash benchmarks.sh quick                 maze_fo with one seed: minutes on two CPU cores
+#   bash benchmarks.sh quick                 maze_fo, four experiments, one seed: minutes on two CPU cores
 #   bash benchmarks.sh wordle ilql_wordle    these only: any of the tasks maze_fo, maze_po, text_nav_fo, text_nav_po,
 #                                            wordle, chess, endgames (these two need Stockfish), twenty_questions,
 #                                            guess_city, car_dealer; and any of the experiments bc_maze, filtered_bc,
@@ -44,13 +44,13 @@ usage() {
     sed -n '2,/^set/s/^# \{0,1\}//p' benchmarks.sh
 }
 
-tasks="" experiments="" seeds=${SEEDS:-}
+tasks="" experiments="" seeds=${SEEDS:-} default=$all_experiments
 for word in "$@"; do
     if [[ $word == -h || $word == --help ]]; then
         usage
         exit
     elif [ "$word" = quick ]; then
-        word=maze_fo seeds=${seeds:-1}
+        word=maze_fo seeds=${seeds:-1} default="bc_maze filtered_bc ilql_wordle ppo_car_dealer"
     fi
     if contains "$all_experiments" "$word"; then
         experiments+=" $word"
@@ -61,7 +61,7 @@ for word in "$@"; do
         tasks+=" $word"
     fi
 done
-tasks=${tasks:-$all_tasks} experiments=${experiments:-$all_experiments} seeds=${seeds:-1 2 3}
+tasks=${tasks:-$all_tasks} experiments=${experiments:-$default} seeds=${seeds:-1 2 3}
 
 run() {
     echo "$*"
