@@ -162,7 +162,7 @@ class ValueModel(nn.Module):
     @torch.no_grad()
     def rescale(self, returns: Tensor) -> None:
         """Take mean and spread of `returns` (n,), and let V say what it said before."""
-        spread = returns.std().clamp(min=1e-2)
+        spread = returns.std(correction=0).clamp(min=1e-2)
         bias = self.spread * self.head.bias + self.mean - returns.mean()
         self.head.weight.mul_(self.spread / spread)
         self.head.bias.copy_(bias / spread)

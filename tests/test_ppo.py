@@ -182,11 +182,11 @@ def test_rescaling_leaves_the_values_as_they_were():
     batch = collate(play(policy, [Bandit("bandit") for _ in range(8)], text, setting(), 8), "cpu")
     before = value_model(batch)
     assert before.std() > 0.1
-    for returns in (torch.randn(100) * 3e4 + 5e4, torch.tensor([-3.0, -1.0]), torch.full((9,), 7.0), torch.randn(50)):
+    for returns in (torch.randn(100) * 3e4 + 5e4, torch.tensor([-3.0, -1.0]), torch.full((9,), 7.0), torch.ones(1), torch.randn(50)):
         value_model.rescale(returns)
         torch.testing.assert_close(value_model(batch), before, rtol=1e-4, atol=2e-2)
         assert value_model.mean.item() == pytest.approx(returns.mean().item(), rel=1e-5, abs=1e-6)
-        assert value_model.spread.item() == pytest.approx(max(returns.std().item(), 1e-2), rel=1e-5)
+        assert value_model.spread.item() == pytest.approx(max(returns.std(correction=0).item(), 1e-2), rel=1e-5)
         head = value_model.head(value_model.trunk(batch.ids).last_hidden_state.flatten(0, 1)[batch.states])[:, 0]
         torch.testing.assert_close(value_model.mean + value_model.spread * head, before, rtol=1e-4, atol=2e-2)
 
