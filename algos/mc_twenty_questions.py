@@ -100,7 +100,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
                      eval_every=11),
     "guess_city": dict(cql_weight=0.1, beta=(2.0, 4.0, 8.0)),
     "car_dealer": dict(model=BC, num_trajectories=50_000, num_iterations=10, cql_weight=10.0,
-                       beta=(2.0, 4.0, 8.0), eval_every=5),
+                       beta=(1.0, 2.0, 4.0, 8.0), eval_every=5),
 }
 MC_PAPER = dict(learning_rate=1e-4, minibatch_size=128, decay_from=10**6, gamma=0.99, cql_weight=0.001)
 PAPER = {  # for any other model
