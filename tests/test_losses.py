@@ -1,7 +1,8 @@
 """The losses are those of the original LMRL-Gym code, to 1e-5, on vectors that its own functions made (reference/).
 
-reference/bc.json, ilql.json and ppo.json hold inputs and outputs of the functions of github.com/abdulhaim/LMRL-Gym
-(commit 911d726) and github.com/Sea-Snell/JAXSeq (commit aa6d7f3, its BC loss), in float32 on the CPU; 7 digits.
+reference/bc.json, mc.json, ilql.json and ppo.json hold inputs and outputs of the functions of
+github.com/abdulhaim/LMRL-Gym (commit 911d726) and github.com/Sea-Snell/JAXSeq (commit aa6d7f3, its BC loss), in float32
+on the CPU; 7 digits.
 
 Conventions there. B rows, T tokens, V ids. Position i of an array with T-1 columns belongs to the pair (state: all
 tokens up to i; next token: i+1). `should_take_action` and `attention_mask` say of the next token whether it is an
@@ -27,7 +28,7 @@ import pytest
 import torch
 from torch import nn
 
-from algos import bc_maze, ilql_wordle, ppo_car_dealer
+from algos import bc_maze, ilql_wordle, mc_twenty_questions, ppo_car_dealer
 from envs import Trajectory
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -108,6 +109,39 @@ def test_filtered_bc_selection(case):
     theirs = case["expected"]["kept_indices"]
     assert set(kept) <= set(theirs)
     assert len(kept) == round(share * len(scores)) and (len(kept) < len(theirs) or sorted(kept) == theirs)
+
+
+# --- MC ---
+
+
+@vectors("mc", "returns_to_go")
+def test_returns_to_go(case):
+    """Of a game in one window or several, cut short or not; the discount acts on each action token."""
+    chunks, rewards, expected = case["inputs"]["chunks"], [], []
+    for chunk, returns in zip(chunks, case["expected"]["returns"], strict=True):
+        places = [i for i, is_one in enumerate(chunk["is_action"]) if is_one and i > 0]
+        rewards += [chunk["reward"][i] for i in places]
+        expected += [returns[i - 1] for i in places]
+        assert sum(map(bool, returns)) == len(places)
+    windows = [(chunk["tokens"], chunk["is_action"]) for chunk in chunks]
+    game = episode(mc_twenty_questions, windows, rewards, chunks[-1]["done"])
+    batch = mc_twenty_questions.collate([game, game], "cpu", case["settings"]["gamma"])
+    assert_near(batch.returns, 2 * expected)
+
+
+@vectors("mc", "loss")
+def test_mc_loss(case):
+    """With the gradient, which is 0 at observations and padding."""
+    x, expected = tensors(case["inputs"]), case["expected"]
+    mask = chosen(x)
+    q = x.q_logits.requires_grad_()
+    args = mc_twenty_questions.Args(device="cpu", cql_weight=case["settings"]["cql_weight"])
+    losses = mc_twenty_questions.mc_loss(q[mask], x.token_ids[mask], x.returns[mask], args)
+    losses["loss"].backward()
+    assert losses["loss"].item() == near(expected["total_loss"])
+    assert losses["q_loss"].item() == near(expected["q_loss"])
+    assert losses["cql_loss"].item() == near(expected["q_cql_loss"])
+    assert_near(q.grad, expected["grad_q_logits"])
 
 
 # --- ILQL ---

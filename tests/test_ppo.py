@@ -182,7 +182,8 @@ def test_rescaling_leaves_the_values_as_they_were():
     batch = collate(play(policy, [Bandit("bandit") for _ in range(8)], text, setting(), 8), "cpu")
     before = value_model(batch)
     assert before.std() > 0.1
-    for returns in (torch.randn(100) * 3e4 + 5e4, torch.tensor([-3.0, -1.0]), torch.full((9,), 7.0), torch.ones(1), torch.randn(50)):
+    sevens = torch.full((9,), 7.0)
+    for returns in (torch.randn(100) * 3e4 + 5e4, torch.tensor([-3.0, -1.0]), sevens, torch.ones(1), torch.randn(50)):
         value_model.rescale(returns)
         torch.testing.assert_close(value_model(batch), before, rtol=1e-4, atol=2e-2)
         assert value_model.mean.item() == pytest.approx(returns.mean().item(), rel=1e-5, abs=1e-6)

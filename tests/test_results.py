@@ -97,7 +97,8 @@ def test_plot(runs, tmp_path):
 
 # --- benchmarks.sh ---
 
-EXPERIMENTS = ("bc_maze", "filtered_bc", "ilql_wordle", "online_filtered_bc_text_nav", "ppo_car_dealer")
+EXPERIMENTS = ("bc_maze", "filtered_bc", "mc_twenty_questions", "ilql_wordle", "online_filtered_bc_text_nav",
+               "ppo_car_dealer")
 QUICK = [
     "algos/bc_maze.py --env-id maze_fo --exp-name bc_maze --seed 1",
     "algos/bc_maze.py --env-id maze_fo --exp-name filtered_bc --seed 1 --success-only",
@@ -148,7 +149,7 @@ def test_everything_is_run(checkout):
             in everything)
     assert sorted(everything[-1].split()[2:]) == sorted(get_args(EnvId))
     order = [EXPERIMENTS.index(experiment) for _, experiment, _ in runs_of(everything)]
-    assert order == [0, 1, 2, 3, 4] * 30  # what others start from comes first
+    assert order == list(range(len(EXPERIMENTS))) * 30  # what others start from comes first
 
 
 @pytest.mark.parametrize("words, tasks, experiments", [
@@ -157,6 +158,7 @@ def test_everything_is_run(checkout):
     ("bc_maze chess bc_maze chess", "chess", "bc_maze"),
     ("endgames ilql_wordle", "endgames", "bc_maze ilql_wordle"),  # with the run that it starts from
     ("wordle ilql_wordle", "wordle", "filtered_bc ilql_wordle"),
+    ("mc_twenty_questions ilql_wordle maze_po", "maze_po", "bc_maze mc_twenty_questions ilql_wordle"),
     ("ppo_car_dealer guess_city", "guess_city", "filtered_bc ppo_car_dealer"),
     ("online_filtered_bc_text_nav text_nav_fo", "text_nav_fo", "bc_maze online_filtered_bc_text_nav"),
 ])
@@ -191,7 +193,7 @@ def test_finished_runs_are_skipped_and_others_are_resumed(checkout):
             (folder / f"maze_fo__{name}__1" / "metrics.jsonl").write_text(json.dumps({row: -48.0}) + "\n")
         (folder / "maze_fo__ilql_wordle__1").mkdir()
         shown = benchmarks(checkout, "quick", DRY_RUN="1", **environment).stdout
-        assert commands(shown) == [f"{QUICK[1]} --resume", f"{QUICK[2]} --resume", QUICK[3], TABLE]
+        assert commands(shown) == [f"{QUICK[1]} --resume", f"{QUICK[2]} --resume", *QUICK[3:], TABLE]
         assert re.findall("^#.*", shown, re.MULTILINE) == [
             f"# finished: {folder if environment else 'runs'}/maze_fo__bc_maze__1"]
 

@@ -8,6 +8,7 @@ import string
 import types
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -26,11 +27,12 @@ from transformers import (
     Qwen3Config,
 )
 
-from algos import bc_maze, ilql_wordle, online_filtered_bc_text_nav, ppo_car_dealer
+from algos import bc_maze, ilql_wordle, mc_twenty_questions, online_filtered_bc_text_nav, ppo_car_dealer
 from algos.bc_maze import Args, Episode, Reader, Text, Window, bc_loss, check_model, encode, load_model, rollout, sample
 from envs import Env, Trajectory, VectorEnv, make
 
-SCRIPTS = [bc_maze, ilql_wordle, online_filtered_bc_text_nav, ppo_car_dealer]
+SCRIPTS = [bc_maze, mc_twenty_questions, ilql_wordle, online_filtered_bc_text_nav, ppo_car_dealer]
+MORE = {mc_twenty_questions: [0.5]}  # what collate is told besides episodes and device: gamma
 WORDS = [*"abcdef", "hello", "world", "\n", "yes\n", "no\n"]
 GAMES = 7
 LLAMA = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, bos_token_id=None,
@@ -620,7 +622,7 @@ def encoded(trajectory, markov, script=bc_maze):
     return windows, episode.rewards, episode.ends_turn, episode.terminated
 
 
-@pytest.mark.parametrize("script", [bc_maze, ilql_wordle])
+@pytest.mark.parametrize("script", [bc_maze, mc_twenty_questions, ilql_wordle])
 def test_encode_an_episode_in_one_window(script):
     chosen, rest = [3, 4, 7, 8, 9], ([0, -1, 0, 0, -2], [False, True, False, False, True])
     for texts in (TEXTS, TEXTS[:-1]):  # after an end by the rules nothing follows
@@ -632,7 +634,7 @@ def test_encode_an_episode_in_one_window(script):
         [("ab\nx\nc\nyz\n", chosen)], *rest, False)
 
 
-@pytest.mark.parametrize("script", [bc_maze, ilql_wordle])
+@pytest.mark.parametrize("script", [bc_maze, mc_twenty_questions, ilql_wordle])
 def test_encode_a_window_for_each_turn(script):
     turns = [("ab\nx\n", [3, 4]), ("c\nyz\n", [2, 3, 4])]
     rest = [0, -1, 0, 0, -2], [False, True, False, False, True]
@@ -667,7 +669,7 @@ def test_data_and_rollout_are_formatted_alike(env_id, max_length, monkeypatch):
         assert (a.rewards, a.ends_turn, a.terminated) == (b.rewards, b.ends_turn, b.terminated)
     assert max(len(episode.windows) for episode in episodes) > 1 or max_length == 90
     for script in SCRIPTS:
-        for a, b in zip(script.collate(read, "cpu"), script.collate(episodes, "cpu"), strict=True):
+        for a, b in zip(*[script.collate(x, "cpu", *MORE.get(script, [])) for x in (read, episodes)], strict=True):
             assert torch.equal(a, b)
 
 
@@ -699,6 +701,8 @@ def plain_collate(script, episodes):
         for i in range(last + 1):
             for name, value in (("rewards", episode.rewards[i]), ("ends_turn", episode.ends_turn[i])):
                 fields.get(name, []).append(value)
+            discounts = [0.5 ** sum(episode.ends_turn[i:j]) for j in range(last + 1)]
+            fields.get("returns", []).append(sum(np.multiply(discounts, episode.rewards)[i:]))
             fields.get("terminated", []).append(i == last and episode.terminated)
             fields.get("ends_game", []).append(i == last and (episode.terminated or script is ppo_car_dealer))
     return states, fields
@@ -711,7 +715,7 @@ def test_collate(script, env_id, max_length):
     args, text = setting(env_id, max_length)
     episodes, _, _ = play(random_model("llama", text, args), env_id, text, args)
     episodes += episodes[:2]
-    batch = script.collate(episodes, "cpu")
+    batch = script.collate(episodes, "cpu", *MORE.get(script, []))
     states, fields = plain_collate(script, episodes)
     length = batch.ids.shape[1]
     assert [batch.ids[place // length, : place % length + 1].tolist() for place in batch.states.tolist()] == states

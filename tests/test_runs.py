@@ -17,28 +17,31 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
-from algos import bc_maze, ilql_wordle, online_filtered_bc_text_nav, ppo_car_dealer
+from algos import bc_maze, ilql_wordle, mc_twenty_questions, online_filtered_bc_text_nav, ppo_car_dealer
 from envs import SEEDS, Trajectory, make, maze, run
 from envs.data import load_dataset, load_shuffled, read_file, write_file
 from envs.run import Run
 
-SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "online_filtered_bc_text_nav": online_filtered_bc_text_nav,
-           "ppo_car_dealer": ppo_car_dealer}
+SCRIPTS = {"bc_maze": bc_maze, "mc_twenty_questions": mc_twenty_questions, "ilql_wordle": ilql_wordle,
+           "online_filtered_bc_text_nav": online_filtered_bc_text_nav, "ppo_car_dealer": ppo_car_dealer}
 ONLINE = ("online_filtered_bc_text_nav", "ppo_car_dealer")  # they learn from games that they play
-LOSS = {"bc_maze": "bc_loss", "ilql_wordle": "ilql_losses", "online_filtered_bc_text_nav": "bc_loss",
-        "ppo_car_dealer": "ppo_loss"}  # one call a gradient step
-WEIGHTS = {"bc_maze": {"policy"}, "ilql_wordle": {"critic", "target"}, "online_filtered_bc_text_nav": {"policy"},
+LOSS = {"bc_maze": "bc_loss", "mc_twenty_questions": "mc_loss", "ilql_wordle": "ilql_losses",
+        "online_filtered_bc_text_nav": "bc_loss", "ppo_car_dealer": "ppo_loss"}  # one call a gradient step
+WEIGHTS = {"bc_maze": {"policy"}, "mc_twenty_questions": {"critic"}, "ilql_wordle": {"critic", "target"},
+           "online_filtered_bc_text_nav": {"policy"},
            "ppo_car_dealer": {"policy", "value_model"}}
 SMALL = ["--env-id", "maze_fo", "--device", "cpu", "--max-length", "48", "--num-iterations", "3", "--minibatch-size",
          "8", "--eval-every", "2", "--num-eval-episodes", "3", "--num-test-episodes", "5", "--num-envs", "3"]
 OFFLINE = ["--num-trajectories", "50", "--steps-per-iteration", "2", "--decay-from", "3"]
 PLAYED = ["--num-episodes", "8", "--update-epochs", "2", "--learning-rate", "0.01"]
-OWN = {"bc_maze": OFFLINE, "ilql_wordle": [*OFFLINE, "--beta", "1", "300", "--tau", "0.1"],
-       **dict.fromkeys(ONLINE, PLAYED)}
-ONE_STEP = {"bc_maze": ["--steps-per-iteration", "1"], "ilql_wordle": ["--steps-per-iteration", "1"],
+OWN = {"bc_maze": OFFLINE, "mc_twenty_questions": [*OFFLINE, "--beta", "1", "300"],
+       "ilql_wordle": [*OFFLINE, "--beta", "1", "300", "--tau", "0.1"], **dict.fromkeys(ONLINE, PLAYED)}
+ONE_STEP = {**dict.fromkeys(("bc_maze", "mc_twenty_questions", "ilql_wordle"), ["--steps-per-iteration", "1"]),
             **dict.fromkeys(ONLINE, ["--update-epochs", "1"])}
 scripts = pytest.mark.parametrize("name", SCRIPTS)
-offline_scripts = pytest.mark.parametrize("name", ["bc_maze", "ilql_wordle"])  # they learn from data
+offline_scripts = pytest.mark.parametrize("name", ["bc_maze", "mc_twenty_questions", "ilql_wordle"])  # from data
+STEERED = "mc_twenty_questions", "ilql_wordle"  # a critic steers a policy that stays what it was
+steered_scripts = pytest.mark.parametrize("name", STEERED)
 
 
 class Killed(BaseException):
@@ -201,7 +204,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name, flags, home, here, monk
         "after the test's log line": (Run, "log", lambda run, n, step, metrics, *_: "test/episodic_return" in metrics),
         "after the model": (Run, "save_model", lambda *_: True),  # not quite killed: the test follows nevertheless
     }
-    if name != "ilql_wordle":
+    if name not in STEERED:
         del places["after the second trial of beta"]
     for place, (owner, function, condition) in places.items():
         with monkeypatch.context() as patch:
@@ -319,8 +322,8 @@ def test_metrics(name, home):
     results = {"episodic_return", "episodic_return_se", "episodic_length", "score", "success", "invalid_actions",
                "cut_observations"}
     always = {"iteration", "global_step", "charts/minutes"}
-    losses = {"bc_maze": {"bc_loss"}, "ilql_wordle": {"loss", "q_loss", "v_loss", "cql_loss", "v"},
-              "online_filtered_bc_text_nav": {"bc_loss"},
+    losses = {"bc_maze": {"bc_loss"}, "mc_twenty_questions": {"loss", "q_loss", "cql_loss", "q"},
+              "ilql_wordle": {"loss", "q_loss", "v_loss", "cql_loss", "v"}, "online_filtered_bc_text_nav": {"bc_loss"},
               "ppo_car_dealer": {"policy_loss", "value_loss", "approx_kl", "clipfrac", "entropy", "kl_ref"}}
     training = always | {f"losses/{key}" for key in losses[name] | {"grad_norm"}}
     training |= {"charts/SPS", "charts/learning_rate", "perf/train_tokens_per_second"}
@@ -459,7 +462,7 @@ def test_the_saved_model(name, home, flags):
     state = torch.load(folder / "last.pt", weights_only=True)
     assert WEIGHTS[name] < state.keys()
     started = AutoModelForCausalLM.from_pretrained(flags[-1]) if name != "bc_maze" else None
-    if name == "ilql_wordle":
+    if name in STEERED:
         critic = torch.load(folder / "critic.pt", weights_only=True)
         assert_same(critic["critic"], state["critic"])
         assert critic["beta"] == rows_of(folder)[-1]["test/beta"]
@@ -516,30 +519,30 @@ def test_target_follows(home, monkeypatch):
     assert len(seen) == 6 and not torch.equal(seen[0][1]["v.2.weight"], seen[-1][1]["v.2.weight"])
 
 
-def test_beta_is_chosen_on_validation_games(home, here_of, monkeypatch):
+@steered_scripts
+def test_beta_is_chosen_on_validation_games(name, home, here, monkeypatch):
     """The best one plays the test, is reported and saved; before that, the middle one plays."""
     played = []
     returns = {1.0: -3.0, 3.0: -1.0, 2.0: -2.0}
-    play_games = ilql_wordle.play_games
+    play_games = SCRIPTS[name].play_games
 
     def watched(reader, envs, split, *rest):
         logits = reader.next_logits(torch.zeros(1, 16), torch.zeros(1, 16))
-        neutral = logits - reader.trunks[0].get_input_embeddings().weight @ torch.zeros(16)  # beta · min(Q1, Q2)(0)
+        neutral = logits - reader.trunks[0].get_input_embeddings().weight @ torch.zeros(16)  # beta · Q(0)
         played.append((split, neutral.abs().max().item()))
         metrics, episodes = play_games(reader, envs, split, *rest)
         beta = list(returns)[len(played) - 2] if split == "eval" and len(played) > 1 else None
         return metrics | ({"eval/episodic_return": returns[beta]} if beta else {}), episodes
 
-    monkeypatch.setattr(ilql_wordle, "play_games", watched)
-    assert command(monkeypatch, "ilql_wordle", *home.flags["ilql_wordle"], "--beta", "1", "3", "2") is None
-    folder = here_of("ilql_wordle")
+    monkeypatch.setattr(SCRIPTS[name], "play_games", watched)
+    assert command(monkeypatch, name, *home.flags[name], "--beta", "1", "3", "2") is None
     assert [split for split, _ in played] == ["eval"] * 4 + ["test"]
     size = [q for _, q in played]
     assert size[1:] == pytest.approx([size[1], 3 * size[1], 2 * size[1], 3 * size[1]]) and size[1] > 0
-    rows = rows_of(folder)
+    rows = rows_of(here)
     assert [(row["eval/beta"], row["eval/episodic_return"]) for row in rows if "eval/beta" in row] == [
         (1.0, -3.0), (3.0, -1.0), (2.0, -2.0)]
-    assert rows[-1]["test/beta"] == torch.load(folder / "critic.pt", weights_only=True)["beta"] == 3.0
+    assert rows[-1]["test/beta"] == torch.load(here / "critic.pt", weights_only=True)["beta"] == 3.0
 
 
 @pytest.fixture
@@ -575,7 +578,7 @@ def test_a_pretrained_model(name, home, here, tmp_path, monkeypatch):
     assert metrics["test/episodic_length"] > 0
     saved = AutoModelForCausalLM.from_pretrained(here / "model")
     same = all(torch.equal(p, q) for p, q in zip(saved.parameters(), model.parameters(), strict=True))
-    assert same == (name == "ilql_wordle")
+    assert same == (name in STEERED)
     with monkeypatch.context() as patch:
         shown = []
         patch.setattr(run.tqdm, "write", shown.append)
@@ -606,7 +609,7 @@ def test_a_loss_that_is_not_finite(name, value, flags, home, here, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(script, LOSS[name], broken)
         refused = command(patch, name, *flags)
-    key = {"ilql_wordle": "loss", "ppo_car_dealer": "policy_loss"}.get(name, "bc_loss")
+    key = {"mc_twenty_questions": "loss", "ilql_wordle": "loss", "ppo_car_dealer": "policy_loss"}.get(name, "bc_loss")
     assert f"error: losses/{key} is " in refused and refused.count("\n") == 0
     assert " in gradient step 2 of iteration 2;" in refused and ("nan" in refused) == math.isnan(value)
     assert rows_of(here) == rows_of(home.run(name))[:1]
@@ -658,17 +661,17 @@ def test_the_last_step_fails(name, flags, home, here, monkeypatch):
     assert_same_run(home.run(name), here)
 
 
-def test_a_critic_that_cannot_be_saved(home, here_of, monkeypatch):
+@steered_scripts
+def test_a_critic_that_cannot_be_saved(name, home, here, monkeypatch):
     """Is not lost either."""
-    here = here_of("ilql_wordle")
     with monkeypatch.context() as patch:
         write = Run.write
         patch.setattr(Run, "write", lambda self, file, make: write(self, file, None if file == "critic.pt" else make))
         with pytest.raises(TypeError):
-            command(patch, "ilql_wordle", *home.flags["ilql_wordle"])
+            command(patch, name, *home.flags[name])
     assert "test/episodic_return" in rows_of(here)[-1]
-    assert command(monkeypatch, "ilql_wordle", "--env-id", "maze_fo", "--resume") is None
-    assert_same_run(home.run("ilql_wordle"), here)
+    assert command(monkeypatch, name, "--env-id", "maze_fo", "--resume") is None
+    assert_same_run(home.run(name), here)
 
 
 @scripts
@@ -773,7 +776,7 @@ def test_keep_the_best(top_fraction, success_only):
 def encoded(monkeypatch):
     """The games that the scripts make tokens of."""
     encoded = []
-    for script in (bc_maze, ilql_wordle):
+    for script in (bc_maze, mc_twenty_questions, ilql_wordle):
         def encode(games, *rest, function=script.encode):
             encoded.append(list(games))
             return function(games, *rest)
@@ -791,7 +794,7 @@ def test_filtered_bc(flags, options, home, encoded, monkeypatch):
     assert 0 < len(kept) < 50 and encoded == [kept]
 
 
-@offline_scripts
+@pytest.mark.parametrize("name", ["bc_maze", "ilql_wordle"])
 def test_nothing_to_train_on(name, flags, here, tmp_path, monkeypatch):
     """A filter that no game passes; games of a single action whose consequences are not known."""
     games = [replace(game, texts=game.texts[:2], rewards=game.rewards[:1], success=False, terminated=False)
@@ -817,7 +820,7 @@ def test_an_action_that_no_window_holds(name, flags, here, tmp_path, monkeypatch
 
 @offline_scripts
 def test_unknown_consequences(name, flags, encoded, tmp_path, monkeypatch):
-    """BC learns from a last action without what came of it; ILQL cannot, and a game of one action is nothing to it."""
+    """BC and MC learn from a last action without what came of it; ILQL cannot, and games of one action are dropped."""
     games = [game for game in load_dataset(make("maze_fo"), None, 50) if not game.terminated]
     short = [replace(game, texts=game.texts[: 2 * n], rewards=game.rewards[:n]) for n, game in enumerate(games[:4], 1)]
     write_file(make("maze_fo"), short, tmp_path / "games.jsonl")

@@ -1,0 +1,586 @@
+"""Monte-Carlo returns (MC): offline, value-based RL of a language model on a multi-turn text game.
+
+A game is texts obs_0, action_0, obs_1, action_1, …; each is tokenised on its own and their ids are joined. A
+state is a place where the agent chooses a token x; h is the last hidden state there of the critic's own
+trunk, and Q (a value for each token) is a head on h. Means are over all n tokens that were chosen in a
+minibatch of games:
+
+    G     = r + γ · G_next                                G_next: of the game's next chosen token, or 0
+    L_Q   = mean of ½(Q(h)[x] - G)²
+    L_CQL = mean of CE(Q(h), x)
+    L     = L_Q + cql_weight · L_CQL
+    acts by softmax(logits of the frozen BC policy + beta · Q(h))
+
+r is an action's reward on its last token, else 0. γ is gamma there, and 1 on other tokens. G is thus the
+discounted sum of the rewards that followed in the data: Q is the value of the players who made the data, not
+of a better one. Nothing is bootstrapped. After a game's last token G_next is 0, whether the rules ended the
+game or it was cut short; a cut game's G leaves out all that would have come, as in the paper. Where each turn
+costs something, that makes it too high.
+
+Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232). Deviations: the discount is per turn, not per token, so
+that values do not depend on the tokenizer; the head starts at the data's mean of G, which saves the steps to
+get there; the learning rate warms up and decays; beta is chosen on validation games.
+
+    bash benchmarks.sh twenty_questions filtered_bc    # the policy to start from
+    python algos/mc_twenty_questions.py
+    python algos/mc_twenty_questions.py --env-id maze_fo
+"""
+
+import copy
+import math
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache, StaticLayer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
+from envs import Env, EnvId, Trajectory, VectorEnv, statistics
+from envs.data import minibatches, settle_action_length
+from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
+
+
+@dataclass
+class Args:
+    exp_name: str = "mc_twenty_questions"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
+    seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
+    track: bool = False  # log to Weights & Biases as well
+    resume: bool = False  # continue the run of this name; if it is finished, play its test again
+    env_id: EnvId = "twenty_questions"  # variant of the task
+    env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
+    model: str = "runs/{env_id}__filtered_bc__{seed}/model"  # folder or hub name of a causal language model
+    max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
+    dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
+    num_trajectories: int | None = 300_000  # number of trajectories to generate (None: the task's)
+    # --- the algorithm
+    num_iterations: int = 6  # number of iterations; after each, metrics are logged and a checkpoint is saved
+    steps_per_iteration: int = 200  # gradient steps of an iteration
+    minibatch_size: int = 64  # games per gradient step
+    learning_rate: float = 1e-3  # learning rate of AdamW
+    decay_from: int = 1000  # gradient step from which the rate falls as 1 / √step, after 100 steps of warm-up
+    max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
+    gamma: float = 0.99  # discount of a turn
+    cql_weight: float = 2.0  # weight of the CQL term
+    beta: tuple[float, ...] = (1.0, 2.0, 4.0)  # weights of Q at decoding to choose from
+    # --- evaluation
+    eval_every: int = 3  # iterations from one evaluation on validation games to the next; 0: none
+    num_eval_episodes: int = 200  # validation games
+    num_test_episodes: int | None = None  # test games, at the end (default: the task's)
+    num_envs: int = 512  # games played side by side
+    temperature: float = 1.0  # temperature of sampling in evaluations; 0: greedy
+
+
+BC = "runs/{env_id}__bc_maze__{seed}/model"  # the BC run of the same task
+TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
+    # Most games of the mazes' data are cut short. With less CQL, the bias of their G would decide how to act.
+    "maze_fo": dict(model=BC, num_trajectories=None, decay_from=10**6, cql_weight=10.0,
+                    beta=(1.0, 2.0, 4.0, 8.0)),
+    "maze_po": dict(model=BC, num_trajectories=None, num_iterations=4, learning_rate=3e-4, decay_from=10**6,
+                    cql_weight=10.0, beta=(1.0, 2.0, 4.0, 8.0), eval_every=4),
+    **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(
+        model=BC, num_trajectories=None, num_iterations=4, minibatch_size=16, decay_from=10**6,
+        cql_weight=0.1, beta=(4.0, 16.0, 64.0), eval_every=2)),
+    "wordle": dict(num_trajectories=1_000_000, num_iterations=18, steps_per_iteration=500, minibatch_size=128,
+                   decay_from=4000, cql_weight=0.01, beta=(2.0, 4.0, 8.0, 16.0, 32.0), eval_every=6,
+                   num_eval_episodes=1024, num_envs=1024),
+    "chess": dict(model=BC, num_trajectories=None, num_iterations=5, minibatch_size=4, gamma=0.9,
+                  beta=(1.0, 2.0), eval_every=5),
+    "endgames": dict(model=BC, num_trajectories=None, num_iterations=22, minibatch_size=16, gamma=0.9,
+                     eval_every=11),
+    "guess_city": dict(cql_weight=0.1, beta=(2.0, 4.0, 8.0)),
+    "car_dealer": dict(model=BC, num_trajectories=50_000, num_iterations=10, cql_weight=10.0,
+                       beta=(1.0, 2.0, 4.0, 8.0), eval_every=5),
+}
+MC_PAPER = dict(num_trajectories=None, learning_rate=1e-4, minibatch_size=128, decay_from=10**6, gamma=0.99,
+                cql_weight=0.001)
+PAPER = {  # for any other model, in place of TUNED
+    **dict.fromkeys(("maze_fo", "maze_po"), dict(MC_PAPER, cql_weight=0.5, beta=(16.0,))),
+    **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(MC_PAPER, beta=(4.0,))),
+    "wordle": dict(
+        MC_PAPER, learning_rate=3e-5, minibatch_size=32, gamma=1.0, cql_weight=0.01, beta=(64.0,)),
+    "chess": dict(MC_PAPER, minibatch_size=64, cql_weight=1e-4, beta=(8.0,)),
+    "endgames": dict(MC_PAPER, minibatch_size=64, cql_weight=1.0, beta=(8.0,)),
+    **dict.fromkeys(("twenty_questions", "guess_city", "car_dealer"), dict(MC_PAPER, beta=(16.0,))),
+}
+
+
+# --- Model ---
+
+
+def load_model(args: Args) -> tuple[nn.Module, "Text"]:
+    """The causal language model `--model` and its tokenizer. Settles `max_length`."""
+    name = start_model(args)
+    with refusing(f"cannot load {name} to {args.device}"):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if Path(name).is_dir() and not list(Path(name).glob("*.safetensors")):
+            policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+        else:
+            policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        policy = policy.to(args.device).eval()  # with dropout, what is trained would not be what plays
+    set_length(args, name, policy.config)
+    return policy, Text(tokenizer, policy.config.vocab_size)
+
+
+class Text:
+    """Text to ids and back. Each text is encoded on its own: no token straddles two speakers' texts."""
+
+    def __init__(self, tokenizer, vocab_size: int) -> None:
+        self.tokenizer = tokenizer
+        self.encode = cache(partial(tokenizer.encode, add_special_tokens=False))  # games repeat themselves
+        self.decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+        self.ends_line = ["\n" in self.decode([i]) for i in range(vocab_size)]  # by id
+
+
+@torch.no_grad()
+def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
+    """Refuse, with a sentence, a model or a tokenizer with which something would be silently wrong."""
+    with refusing(f"{args.model} cannot be used"):
+        ids = check_texts(env, text, args)
+        batch = torch.tensor([ids], device=args.device)
+        head = policy.get_output_embeddings()
+        own = policy(input_ids=batch, use_cache=False).logits[0]  # (T, V)
+        trained = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
+        reader = Reader([policy.base_model], head, args)
+        reader.reset(num_rows=2, markov=False)
+        window = Window(ids[:-1])
+        reader.read({0: window})
+        window.ids = ids
+        _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
+        same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
+        same(100 * trained, 100 * own, msg="its logits are not its head's output")  # they differ by rounding
+        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
+
+
+class QCritic(nn.Module):
+    """Q, a value for each token, on a trunk of its own, which starts as a copy of the policy's."""
+
+    def __init__(self, policy: nn.Module, value: float) -> None:
+        super().__init__()
+        vocab_size, d = policy.get_output_embeddings().weight.shape
+        self.trunk = copy.deepcopy(policy.base_model)
+        self.q = value_head(d, vocab_size, value)
+
+    def forward(self, batch: "Batch") -> Tensor:
+        """Q (n, V) in a minibatch's n states."""
+        hidden = self.trunk(input_ids=batch.ids, use_cache=False).last_hidden_state  # (W, T, d)
+        return self.q(hidden.flatten(0, 1)[batch.states])
+
+
+def value_head(d: int, num_outputs: int, value: float) -> nn.Sequential:
+    """A head of two layers that says `value` before it is trained."""
+    head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, num_outputs))
+    nn.init.zeros_(head[2].weight)
+    nn.init.constant_(head[2].bias, value)
+    return head
+
+
+# --- Loss ---
+
+
+class Batch(NamedTuple):
+    """Whole games. The n tokens that were chosen in them are numbered in the order of play."""
+
+    ids: Tensor  # (W, T): the different windows, padded on the right, which a causal model needs no mask for
+    states: Tensor  # (n,): the place, in ids laid out in one row, of the token before each chosen one
+    tokens: Tensor  # (n,): the chosen tokens
+    returns: Tensor  # (n,): G, the discounted return-to-go from each of them on
+
+
+def returns_to_go(episode: "Episode", gamma: float) -> list[float]:
+    """G by chosen token, from the last one to the first: nothing is divided by a power of gamma."""
+    returns = []
+    next_return = 0.0  # after a game's last token, be it over or cut short
+    for reward, ends_turn in zip(reversed(episode.rewards), reversed(episode.ends_turn)):
+        discount = gamma if ends_turn else 1.0
+        next_return = reward + discount * next_return
+        returns.append(next_return)
+    return returns[::-1]
+
+
+def mc_loss(q: Tensor, tokens: Tensor, returns: Tensor, args: Args) -> dict[str, Tensor]:
+    """The loss and its terms. With gradient: q (n, V); without: tokens and returns (n,)."""
+    chosen_q = chosen(q, tokens)  # (n,)
+    q_loss = F.mse_loss(chosen_q, returns) / 2
+    cql_loss = F.cross_entropy(q, tokens)
+    return {
+        "loss": q_loss + args.cql_weight * cql_loss,
+        "q_loss": q_loss,
+        "cql_loss": cql_loss,
+        "q": chosen_q.mean(),
+    }
+
+
+def chosen(q: Tensor, tokens: Tensor) -> Tensor:
+    """Of q (n, V), the values (n,) of the tokens (n,)."""
+    return q.gather(1, tokens[:, None])[:, 0]
+
+
+# --- Games as tokens ---
+
+
+@dataclass
+class Window:
+    """Tokens that the model sees together."""
+
+    ids: list[int]
+    chosen: list[int] = field(default_factory=list)  # the places of the tokens that the agent has chosen
+    num_read: int = 0  # how many tokens are in the rollout's key/value cache
+
+
+class Episode:
+    """A game as tokens, in one window or several.
+
+    Where the newest observation is the whole state (`markov`), each turn is a window of its own. Elsewhere a
+    window holds the game until it is full; the next one opens with the game's first text and the newest turns
+    that fill half of it. The actions among them are context: each is trained on once, where it was played.
+    """
+
+    def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
+        self.markov = markov
+        self.max_length = max_length
+        self.room = max_length - max_new_tokens - 1  # what an action and a newline after it leave of a window
+        self.windows: list[Window] = []
+        self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
+        self.action: list[int] = []  # the tokens so far of the action that is being chosen
+        self.rewards: list[float] = []  # by chosen token: the reward of an action on its last token, else 0
+        self.ends_turn: list[bool] = []  # by chosen token
+        self.terminated = False
+        self.num_cut = 0  # observations that were too long for a window
+        self.trajectory: Trajectory | None = None  # the game as text
+        self.num_invalid = 0
+
+    def observe(self, obs: list[int]) -> None:
+        """Add an observation. Of one that does not fit into a window, only the end is read."""
+        if self.markov or not self.windows:
+            self.windows.append(Window([]))
+        elif len(self.windows[-1].ids) + len(obs) > self.room:
+            self.windows.append(Window(self.opening(len(obs))))
+        window = self.windows[-1]
+        space = self.room - len(window.ids)
+        self.num_cut += len(obs) > space
+        self.parts.append(obs[-space:])
+        window.ids += self.parts[-1]
+
+    def opening(self, num_tokens: int) -> list[int]:
+        """The first text and the newest turns, to open a window that has room for `num_tokens` more."""
+        first = self.parts[0][: max(self.room - num_tokens, self.room // 2)]
+        newest = []
+        for i in range(len(self.parts) - 2, 0, -2):
+            turn = self.parts[i] + self.parts[i + 1]
+            if len(first) + len(turn) + len(newest) + num_tokens > min(self.room, self.max_length // 2):
+                break
+            newest = turn + newest
+        return first + newest
+
+    def act(self, ids: list[int]) -> None:
+        """Add tokens of an action."""
+        window = self.windows[-1]
+        window.chosen += range(len(window.ids), len(window.ids) + len(ids))
+        window.ids += ids
+        self.action += ids
+
+    def end_turn(self, reward: float, terminated: bool, suffix: list[int]) -> None:
+        """The action is complete; `suffix`: the newline, not the agent's, after one that was cut off."""
+        self.rewards += [0.0] * (len(self.action) - 1) + [reward]
+        self.ends_turn += [False] * (len(self.action) - 1) + [True]
+        self.terminated = terminated
+        self.parts.append(self.action + suffix)
+        self.windows[-1].ids += suffix
+        self.action = []
+
+
+def encode(games: list[Trajectory], env: Env, text: Text, args: Args) -> list[Episode]:
+    """The games of the data as tokens. Settles `max_new_tokens`."""
+    lengths = (len(text.encode(action)) for game in games for action in game.texts[1::2])
+    longest_action = settle_action_length(lengths, args)
+    episodes = []
+    for game in tqdm(games, "tokenising", leave=False, delay=2):
+        episode = Episode(env.markov, args.max_length, longest_action)
+        for obs, action, reward in zip(game.texts[::2], game.texts[1::2], game.rewards):
+            episode.observe(text.encode(obs))
+            episode.act(text.encode(action))
+            episode.end_turn(reward, game.terminated, suffix=[])
+        if not game.terminated and len(game.texts) % 2:
+            episode.observe(text.encode(game.texts[-1]))
+        episodes.append(episode)
+    return episodes
+
+
+def collate(episodes: list[Episode], device: str, gamma: float) -> Batch:
+    """A minibatch of episodes, and what each of their tokens was followed by."""
+    length = max(len(window.ids) for episode in episodes for window in episode.windows)
+    different = {}  # the row of each; equal windows, of which a maze has many, are computed once
+    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors
+    for episode in episodes:
+        for window in episode.windows:
+            start = length * different.setdefault(tuple(window.ids), len(different))  # of its row
+            for place in window.chosen:
+                lists.states.append(start + place - 1)
+                lists.tokens.append(window.ids[place])
+        lists.returns.extend(returns_to_go(episode, gamma))
+    padded = np.array([ids + (0,) * (length - len(ids)) for ids in different])
+    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
+
+
+# --- Rollout ---
+
+
+class RowLayer(StaticLayer):
+    """A layer of the key/value cache in which every row has its own length; `reader` says where tokens go."""
+
+    def __init__(self, reader: "Reader") -> None:
+        super().__init__(max_cache_len=reader.num_columns)
+        self.reader = reader
+
+    def update(self, keys: Tensor, values: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        reader = self.reader
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        more_columns = reader.num_columns - self.keys.shape[2]
+        more_rows = reader.num_rows - self.keys.shape[0]
+        if more_columns or more_rows:
+            padding = 0, 0, 0, more_columns, 0, 0, 0, more_rows
+            self.keys = F.pad(self.keys, padding)
+            self.values = F.pad(self.values, padding)
+        self.keys[reader.written] = keys.transpose(1, 2)  # (rows, width, heads, d)
+        self.values[reader.written] = values.transpose(1, 2)
+        return self.keys[reader.shown], self.values[reader.shown]
+
+
+class Reader:
+    """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
+
+    A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for a result.
+    """
+
+    def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
+        self.trunks = trunks
+        self.next_logits = next_logits  # from each trunk's last hidden states (rows, d) to logits (rows, V)
+        self.args = args
+
+    def reset(self, num_rows: int, markov: bool) -> None:
+        """Forget what was read."""
+        self.num_rows = num_rows
+        self.num_columns = 1  # the last one is for padding
+        self.markov = markov
+        self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
+
+    def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
+        """Each row reads on. Returns those that have read all of their window, and the logits (ready, V)."""
+        proxy = {row: row for row in windows}  # the row that reads for this one
+        if self.markov:  # of equal windows, and a maze has many, one is read for all
+            first = {}
+            proxy = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
+        rows = sorted(set(proxy.values()))
+        num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
+        width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
+        if 2 * len(rows) > self.num_rows:  # idle rows as well: the cache of all is a view, of some a copy
+            rows = range(self.num_rows)
+
+        ids = np.zeros((len(rows), width), dtype=np.int64)
+        start = np.zeros((len(rows), 1), dtype=np.int64)
+        ends = {}  # by row that has read all of its window: where in `ids` its last token is
+        self.length = 0
+        for i, row in enumerate(rows):
+            window = windows.get(row, Window([]))
+            piece = window.ids[window.num_read :][:width]
+            ids[i, : len(piece)] = piece
+            start[i] = window.num_read
+            window.num_read += len(piece)
+            self.length = max(self.length, window.num_read)
+            if window.num_read == len(window.ids):
+                ends[row] = i * width + len(piece) - 1
+
+        hidden = self.forward(rows, torch.from_numpy(ids), torch.from_numpy(start))
+        ready = {row: ends[proxy[row]] for row in windows if proxy[row] in ends}
+        places = list(ready.values())
+        return list(ready), self.next_logits(*[states.flatten(0, 1)[places] for states in hidden])
+
+    def forward(self, rows: list[int] | range, ids: Tensor, start: Tensor) -> list[Tensor]:
+        """Each trunk's hidden states (rows, width, d) of ids (rows, width) after `start` (rows, 1) tokens."""
+        ids = ids.to(self.args.device, non_blocking=True)
+        positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
+        shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
+        mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
+        if self.length >= self.num_columns:
+            self.num_columns = min(2 * self.length, self.args.max_length) + 1
+
+        row_ids = torch.tensor(rows, device=ids.device)
+        columns = positions.clamp(max=self.num_columns - 1)
+        shown_rows = slice(None) if len(rows) == self.num_rows else row_ids
+        self.written = row_ids[:, None], slice(None), columns  # where new keys go: (rows, width, heads, d)
+        self.shown = shown_rows, slice(None), slice(self.length)  # the keys that are attended to
+        hidden = []
+        for trunk, layers in zip(self.trunks, self.caches):
+            output = trunk(
+                input_ids=ids,
+                attention_mask=mask[:, None],
+                position_ids=positions.clamp(max=self.args.max_length - 1),
+                use_cache=True,
+                **{cache_name(type(trunk)): layers},
+            )
+            hidden.append(output.last_hidden_state)
+        return hidden
+
+
+@torch.inference_mode()
+def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
+    """Play a game for each seed, side by side in the rows of `reader`, which are not in step."""
+    markov = envs.envs[0].markov
+    generator = torch.Generator(args.device).manual_seed(seeds[0] + args.seed)
+    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in seeds]
+    waiting = list(zip(episodes, seeds))[::-1]
+    playing = {}  # the episode in each row; the row is also the game's number in `envs`
+    rows = range(min(len(envs.envs), len(seeds)))
+    reader.reset(len(rows), markov)
+    progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
+    while waiting or playing:
+        # Each free row takes the next game.
+        for row in rows:
+            if row not in playing and waiting:
+                playing[row], seed = waiting.pop()
+                playing[row].observe(text.encode(envs.reset(row, seed)))
+
+        # Each row reads on. Those that have read everything choose one more token.
+        windows = {row: playing[row].windows[-1] for row in rows if row in playing}
+        ready, logits = reader.read(windows)
+        tokens = sample(logits, args.temperature, generator).tolist()
+        actions = {}
+        for row, token in zip(ready, tokens):
+            episode = playing[row]
+            episode.act([token])
+            if text.ends_line[token] or len(episode.action) == args.max_new_tokens:
+                actions[row] = text.decode(episode.action)
+
+        # Games with a complete action move on to the next turn or end.
+        for row, (obs, reward, terminated, truncated, info) in envs.step(actions).items():
+            episode = playing[row]
+            suffix = [] if "\n" in actions[row] else text.encode("\n")
+            episode.end_turn(reward, terminated, suffix)
+            if not terminated:  # at a time limit, too: V bootstraps from what this observation leads to
+                episode.observe(text.encode(obs))
+            if terminated or truncated:
+                episode.trajectory = info["trajectory"]
+                episode.num_invalid = info["num_invalid"]
+                del playing[row]
+                progress.update()
+    progress.close()
+    return episodes
+
+
+def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = F.softmax(logits.float() / temperature, dim=-1)
+    # The first of independent exponential clocks to ring. (torch.multinomial would wait for the GPU.)
+    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / clocks).argmax(-1)
+
+
+# --- Evaluation ---
+
+
+def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
+    """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
+    start = time.time()
+    episodes = rollout(reader, envs, seeds, text, args)
+    games = [episode.trajectory for episode in episodes]
+    num_invalid = sum(episode.num_invalid for episode in episodes)
+    metrics = statistics(envs.envs[0], games, num_invalid)
+    metrics["cut_observations"] = sum(episode.num_cut for episode in episodes)
+    metrics = {f"{group}/{name}": value for name, value in metrics.items()}
+    num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
+    metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
+    return metrics, episodes
+
+
+# --- Training ---
+
+
+def main(args: Args) -> None:
+    """Train the critic, choose beta, and play the test."""
+    envs = make_envs(args)
+    env = envs.envs[0]
+    run = Run(args, env)
+    torch.manual_seed(args.seed)
+    policy, text = load_model(args)
+    check_model(policy, text, env, args)
+    episodes = encode(run.load_games(), env, text, args)
+    lengths = [max(len(window.ids) for window in episode.windows) for episode in episodes]
+    values = [np.array(returns_to_go(episode, args.gamma)) for episode in episodes] or [[0.0]]
+    critic = QCritic(policy, value=np.concatenate(values).mean()).to(args.device)
+    optimizer = torch.optim.AdamW(critic.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    beta = torch.tensor(args.beta[len(args.beta) // 2], device=args.device)
+
+    def steered_logits(policy_hidden: Tensor, critic_hidden: Tensor) -> Tensor:
+        return policy.get_output_embeddings()(policy_hidden) + beta * critic.q(critic_hidden)
+
+    reader = Reader([policy.base_model, critic.trunk], steered_logits, args)
+    parts = {"critic": critic, "optimizer": optimizer}
+    step, done = 0, 0
+    if (run.folder / "last.pt").exists():
+        state = torch.load(run.folder / "last.pt", map_location=args.device, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        step, done = state["step"], state["iteration"]
+    run.begin(done)
+
+    for iteration in range(done + 1, args.num_iterations + 1):
+        order = minibatches(lengths, args.minibatch_size, args.steps_per_iteration, (args.seed, iteration))
+        for indices in tqdm(order, "training", leave=False, delay=2):
+            step += 1
+            batch = collate([episodes[i] for i in indices], args.device, args.gamma)
+            losses = mc_loss(critic(batch), batch.tokens, batch.returns, args)
+
+            warm_up = min(1.0, step / 100)
+            decay = min(1.0, (args.decay_from / step) ** 0.5)
+            optimizer.param_groups[0]["lr"] = args.learning_rate * warm_up * decay
+            optimizer.zero_grad()
+            losses["loss"].backward()
+            losses["grad_norm"] = nn.utils.clip_grad_norm_(critic.parameters(), args.max_grad_norm)
+            optimizer.step()
+            run.log_step(losses, num_tokens=batch.ids.numel())
+
+        metrics = {"charts/learning_rate": optimizer.param_groups[0]["lr"]}
+        if args.eval_every and iteration % args.eval_every == 0:
+            metrics |= play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0]
+        run.log(iteration, step, metrics)
+        state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"iteration": iteration, "step": step, "trials": None}
+        run.write("last.pt", partial(torch.save, state))
+
+    if state["trials"] is None:  # how validation games go with each beta
+        state["trials"] = {}
+        for value in args.beta:
+            beta.fill_(value)
+            state["trials"][value], _ = play_games(reader, envs, "eval", run.seeds("eval"), text, args)
+        run.write("last.pt", partial(torch.save, state))
+    for value, metrics in state["trials"].items():
+        run.log(args.num_iterations, step, metrics | {"eval/beta": value})
+    returns = {value: metrics["eval/episodic_return"] for value, metrics in state["trials"].items()}
+    best = max(returns, key=returns.get)
+    beta.fill_(best)
+    try:
+        run.write("critic.pt", partial(torch.save, {"critic": critic.state_dict(), "beta": best}))
+        run.save_model(policy, text.tokenizer, args.max_new_tokens)
+    finally:  # a fault of one must not cost the other
+        metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
+        run.log(args.num_iterations, step, metrics | {"test/beta": best})
+        run.save_games(tested)
+
+
+if __name__ == "__main__":
+    main(parse_args(Args, TUNED, PAPER, __doc__))
