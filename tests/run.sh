@@ -16,4 +16,4 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES=
 # Not what the user keeps in the checkout: files that git knows, where there is git.
 tracked=$(git ls-files '*.py' 2> /dev/null | while read -r file; do [ ! -f "$file" ] || echo "$file"; done) || tracked=.
 .venv/bin/python -m ruff check ${tracked:-.}
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"
