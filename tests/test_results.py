@@ -97,12 +97,13 @@ def test_plot(runs, tmp_path):
 
 # --- benchmarks.sh ---
 
-EXPERIMENTS = ("bc_maze", "filtered_bc", "ilql_wordle", "ppo_car_dealer")
+EXPERIMENTS = ("bc_maze", "filtered_bc", "ilql_wordle", "ppo_car_dealer", "archer_twenty_questions")
 QUICK = [
     "algos/bc_maze.py --env-id maze_fo --exp-name bc_maze --seed 1",
     "algos/bc_maze.py --env-id maze_fo --exp-name filtered_bc --seed 1 --success-only",
     "algos/ilql_wordle.py --env-id maze_fo --exp-name ilql_wordle --seed 1",
     "algos/ppo_car_dealer.py --env-id maze_fo --exp-name ppo_car_dealer --seed 1",
+    "algos/archer_twenty_questions.py --env-id maze_fo --exp-name archer_twenty_questions --seed 1",
 ]
 TABLE = "results/table.py --env-ids maze_fo"
 
@@ -148,16 +149,17 @@ def test_everything_is_run(checkout):
             in everything)
     assert sorted(everything[-1].split()[2:]) == sorted(get_args(EnvId))
     order = [EXPERIMENTS.index(experiment) for _, experiment, _ in runs_of(everything)]
-    assert order == [0, 1, 2, 3] * 30  # what others start from comes first
+    assert order == [0, 1, 2, 3, 4] * 30  # what others start from comes first
 
 
 @pytest.mark.parametrize("words, tasks, experiments", [
-    ("wordle", "wordle", "bc_maze filtered_bc ilql_wordle ppo_car_dealer"),
+    ("wordle", "wordle", "bc_maze filtered_bc ilql_wordle ppo_car_dealer archer_twenty_questions"),
     ("filtered_bc maze_po wordle", "maze_po wordle", "filtered_bc"),
     ("bc_maze chess bc_maze chess", "chess", "bc_maze"),
     ("endgames ilql_wordle", "endgames", "bc_maze ilql_wordle"),  # with the run that it starts from
     ("wordle ilql_wordle", "wordle", "filtered_bc ilql_wordle"),
     ("ppo_car_dealer guess_city", "guess_city", "filtered_bc ppo_car_dealer"),
+    ("archer_twenty_questions maze_po", "maze_po", "bc_maze archer_twenty_questions"),
 ])
 def test_selection(checkout, words, tasks, experiments):
     chosen = commands(benchmarks(checkout, *words.split(), DRY_RUN="1", SEEDS="4 7").stdout)
@@ -166,7 +168,7 @@ def test_selection(checkout, words, tasks, experiments):
     assert chosen[-1] == f"results/table.py --env-ids {tasks}"
 
 
-@pytest.mark.parametrize("name", ["ilql_wordle", "ppo_car_dealer"])
+@pytest.mark.parametrize("name", ["ilql_wordle", "ppo_car_dealer", "archer_twenty_questions"])
 def test_what_others_start_from(checkout, name):
     """It is made where it is not there, and is what the script's `--model` is by default."""
     script = importlib.import_module(f"algos.{name}")
@@ -190,7 +192,7 @@ def test_finished_runs_are_skipped_and_others_are_resumed(checkout):
             (folder / f"maze_fo__{name}__1" / "metrics.jsonl").write_text(json.dumps({row: -48.0}) + "\n")
         (folder / "maze_fo__ilql_wordle__1").mkdir()
         shown = benchmarks(checkout, "quick", DRY_RUN="1", **environment).stdout
-        assert commands(shown) == [f"{QUICK[1]} --resume", f"{QUICK[2]} --resume", QUICK[3], TABLE]
+        assert commands(shown) == [f"{QUICK[1]} --resume", f"{QUICK[2]} --resume", *QUICK[3:], TABLE]
         assert re.findall("^#.*", shown, re.MULTILINE) == [
             f"# finished: {folder if environment else 'runs'}/maze_fo__bc_maze__1"]
 

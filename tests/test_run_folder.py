@@ -13,12 +13,13 @@ from typing import get_args
 import pytest
 import torch
 
-from algos import bc_maze, ilql_wordle, ppo_car_dealer
+from algos import archer_twenty_questions, bc_maze, ilql_wordle, ppo_car_dealer
 from envs import EnvId, make, run
 from envs.data import load_dataset, minibatches, write_file
 from envs.run import ROOT, Run, find_model, is_ours, parse_args, refusing, start_model
 
-SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "ppo_car_dealer": ppo_car_dealer}
+SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "ppo_car_dealer": ppo_car_dealer,
+           "archer_twenty_questions": archer_twenty_questions}
 scripts = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 
 
@@ -83,7 +84,7 @@ def test_the_command_line_wins(script, parse, env_id, monkeypatch):
 @scripts
 def test_the_home_task_is_the_default(script, parse):
     assert parse() == script.Args() and script.Args().env_id == script.__name__.rpartition("_")[2].replace(
-        "maze", "maze_fo").replace("dealer", "car_dealer")
+        "maze", "maze_fo").replace("dealer", "car_dealer").replace("questions", "twenty_questions")
     with pytest.raises(SystemExit, match="2"):
         parse("--env-id", "no_such_task")
 

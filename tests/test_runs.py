@@ -17,23 +17,30 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
-from algos import bc_maze, ilql_wordle, ppo_car_dealer
+from algos import archer_twenty_questions, bc_maze, ilql_wordle, ppo_car_dealer
 from envs import SEEDS, Trajectory, make, maze, run
 from envs.data import load_dataset, load_shuffled, read_file, write_file
 from envs.run import Run
 
-SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "ppo_car_dealer": ppo_car_dealer}
-LOSS = {"bc_maze": "bc_loss", "ilql_wordle": "ilql_losses", "ppo_car_dealer": "ppo_loss"}  # one call a gradient step
-WEIGHTS = {"bc_maze": {"policy"}, "ilql_wordle": {"critic", "target"}, "ppo_car_dealer": {"policy", "value_model"}}
+SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "ppo_car_dealer": ppo_car_dealer,
+           "archer_twenty_questions": archer_twenty_questions}
+# One call a gradient step; of ArCHer, a gradient step of the critic.
+LOSS = {"bc_maze": "bc_loss", "ilql_wordle": "ilql_losses", "ppo_car_dealer": "ppo_loss",
+        "archer_twenty_questions": "critic_losses"}
+WEIGHTS = {"bc_maze": {"policy"}, "ilql_wordle": {"critic", "target"}, "ppo_car_dealer": {"policy", "value_model"},
+           "archer_twenty_questions": {"policy", "critic", "target"}}
 SMALL = ["--env-id", "maze_fo", "--device", "cpu", "--max-length", "48", "--num-iterations", "3", "--minibatch-size",
          "8", "--eval-every", "2", "--num-eval-episodes", "3", "--num-test-episodes", "5", "--num-envs", "3"]
 OFFLINE = ["--num-trajectories", "50", "--steps-per-iteration", "2", "--decay-from", "3"]
 OWN = {"bc_maze": OFFLINE, "ilql_wordle": [*OFFLINE, "--beta", "1", "300", "--tau", "0.1"],
-       "ppo_car_dealer": ["--num-episodes", "8", "--update-epochs", "2", "--learning-rate", "0.01"]}
+       "ppo_car_dealer": ["--num-episodes", "8", "--update-epochs", "2", "--learning-rate", "0.01"],
+       "archer_twenty_questions": ["--num-episodes", "8", "--critic-steps", "2", "--warmup-iterations", "1",
+                                   "--buffer-size", "12", "--learning-rate", "0.01"]}
 ONE_STEP = {"bc_maze": ["--steps-per-iteration", "1"], "ilql_wordle": ["--steps-per-iteration", "1"],
-            "ppo_car_dealer": ["--update-epochs", "1"]}
+            "ppo_car_dealer": ["--update-epochs", "1"], "archer_twenty_questions": ["--critic-steps", "1"]}
 scripts = pytest.mark.parametrize("name", SCRIPTS)
 offline_scripts = pytest.mark.parametrize("name", ["bc_maze", "ilql_wordle"])  # they learn from data
+ONLINE = ("ppo_car_dealer", "archer_twenty_questions")  # they learn from games that they play
 
 
 class Killed(BaseException):
@@ -269,7 +276,7 @@ def test_other_arguments(name, finished, monkeypatch):
     given = ["--env-id", "maze_fo", "--resume", "--learning-rate", "0.5", "--max-new-tokens", "7"]
     before = state_of(finished)
     refused = command(monkeypatch, name, *given, "--temperature", "0.5")
-    was = SCRIPTS[name].Args().learning_rate if name != "ppo_car_dealer" else 0.01
+    was = SCRIPTS[name].Args().learning_rate if name not in ONLINE else 0.01
     assert f"max_new_tokens was 1, is 7; learning_rate was {was}, is 0.5" in refused
     assert "temperature" not in refused and state_of(finished) == before
     (finished / "episodes.jsonl").unlink()
@@ -280,7 +287,7 @@ def test_other_arguments(name, finished, monkeypatch):
     monkeypatch.setattr(maze, "ENV", OtherMaze)
     refused = command(monkeypatch, name, "--env-id", "maze_fo", "--resume")
     assert "opponent was None, is 'weak'" in refused
-    assert ("data was 'maze_fo-50-0-" in refused) == (name != "ppo_car_dealer")
+    assert ("data was 'maze_fo-50-0-" in refused) == (name not in ONLINE)
     assert before == {path: value for path, value in state_of(finished).items() if path.name != ".lock"}
 
 
@@ -299,16 +306,17 @@ def test_metrics(name, home):
                "cut_observations"}
     always = {"iteration", "global_step", "charts/minutes"}
     losses = {"bc_maze": {"bc_loss"}, "ilql_wordle": {"loss", "q_loss", "v_loss", "cql_loss", "v"},
-              "ppo_car_dealer": {"policy_loss", "value_loss", "approx_kl", "clipfrac", "entropy", "kl_ref"}}
+              "ppo_car_dealer": {"policy_loss", "value_loss", "approx_kl", "clipfrac", "entropy", "kl_ref"},
+              "archer_twenty_questions": {"loss", "q_loss", "v_loss", "critic_grad_norm", "policy_loss", "entropy"}}
     training = always | {f"losses/{key}" for key in losses[name] | {"grad_norm"}}
     training |= {"charts/SPS", "charts/learning_rate", "perf/train_tokens_per_second"}
-    if name == "ppo_car_dealer":
+    if name in ONLINE:
         training |= {f"charts/{key}" for key in results | {"episodes"}}
     assert trained[0].keys() - {"perf/rollout_minutes", "perf/rollout_tokens_per_second"} == training
     assert rows[-1].keys() - {"test/beta"} == (
         always | {f"test/{key}" for key in results} | {"perf/rollout_tokens_per_second"})
     steps = [row["global_step"] for row in trained]
-    if name == "ppo_car_dealer":  # turns
+    if name in ONLINE:  # turns
         steps = [round(row["charts/episodic_length"] * 8) for row in trained]
         assert [row["charts/episodes"] for row in trained] == [8, 16, 24]
         assert [row["global_step"] for row in trained] == list(np.cumsum(steps))
@@ -339,11 +347,17 @@ def test_gradient_steps(name, flags, here, monkeypatch):
     monkeypatch.setattr(script, LOSS[name], watched_loss)
     limit = 0.01
     assert command(monkeypatch, name, *flags, "--max-grad-norm", str(limit), "--num-iterations", "2") is None
+    if name == "archer_twenty_questions":  # after two steps of the critic comes one of the policy
+        of_policy = steps.pop(2), steps.pop(4)
+        assert of_policy == ((0.0, pytest.approx(limit)), (0.01, pytest.approx(limit)))
     assert len(steps) == len(losses) == 4
     rates = [rate for rate, _ in steps]
     if name == "ppo_car_dealer":
         assert rates == [0.01] * 4
         limit *= 2**0.5  # of two models
+    elif name == "archer_twenty_questions":
+        assert rates == [script.Args().critic_learning_rate] * 4
+        rates = [0.0, 0.0, 0.01, 0.01]  # of the policy: the first iteration is for warming up
     else:
         rate = script.Args().learning_rate
         decay = [1, 1, 1, (3 / 4) ** 0.5]
@@ -441,8 +455,9 @@ def test_the_saved_model(name, home, flags):
         assert_same(saved.state_dict(), started.state_dict())  # its policy stays what it was
     else:
         assert_same(policy.state_dict(), state["policy"])
-    if name == "ppo_car_dealer":
-        assert_same(torch.load(folder / "critic.pt", weights_only=True), state["value_model"])
+    if name in ONLINE:
+        critic = state["value_model" if name == "ppo_car_dealer" else "critic"]
+        assert_same(torch.load(folder / "critic.pt", weights_only=True), critic)
         assert any(not torch.equal(p, q) for p, q in zip(saved.parameters(), started.parameters(), strict=True))
 
 
@@ -455,7 +470,7 @@ def test_arguments_as_they_ran(name, home, flags):
     assert args.keys() == SCRIPTS[name].Args.__dataclass_fields__.keys()
     assert about.keys() == {"args", "env", "data", "commit", "versions", "machine"}
     assert about["env"] == {}
-    assert about["data"] == "" if name == "ppo_car_dealer" else about["data"].startswith("maze_fo-50-0-")
+    assert about["data"] == "" if name in ONLINE else about["data"].startswith("maze_fo-50-0-")
     assert about["versions"]["torch"] == torch.__version__ and about["machine"]["cores"] >= 1
 
 
@@ -544,6 +559,7 @@ def test_a_pretrained_model(name, home, here, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="temperature"):
         loaded.save_pretrained(tmp_path / "refused")
     flags = [*SMALL, *OWN[name], "--model", str(tmp_path / "gpt2"), "--num-iterations", "1", "--max-length", "100"]
+    flags += ["--warmup-iterations", "0"] if name == "archer_twenty_questions" else []
     assert command(monkeypatch, name, *flags) is None
     metrics = rows_of(here)[-1]
     assert metrics["test/episodic_length"] > 0
@@ -580,7 +596,7 @@ def test_a_loss_that_is_not_finite(name, value, flags, home, here, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(script, LOSS[name], broken)
         refused = command(patch, name, *flags)
-    key = {"bc_maze": "bc_loss", "ilql_wordle": "loss", "ppo_car_dealer": "policy_loss"}[name]
+    key = {"bc_maze": "bc_loss", "ppo_car_dealer": "policy_loss"}.get(name, "loss")
     assert f"error: losses/{key} is " in refused and refused.count("\n") == 0
     assert " in gradient step 2 of iteration 2;" in refused and ("nan" in refused) == math.isnan(value)
     assert rows_of(here) == rows_of(home.run(name))[:1]
@@ -658,7 +674,7 @@ def test_a_critic_that_cannot_be_saved(home, here_of, monkeypatch):
 ], ids=lambda given: "".join(given[:2]) if isinstance(given, list) else "")
 def test_what_is_wrong_is_said_before_any_work(name, flags, folder, tmp_path, flags_given, sentence, monkeypatch):
     """In one sentence; nothing is written."""
-    if name == "ppo_car_dealer" and "--dataset" in flags_given:
+    if name in ONLINE and "--dataset" in flags_given:
         pytest.skip("it has no offline data")
     monkeypatch.setattr("envs.data.DATA_DIR", tmp_path / "data")
     refused = command(monkeypatch, name, *flags, *flags_given)
