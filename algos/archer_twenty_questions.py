@@ -148,7 +148,7 @@ class TurnCritic(nn.Module):
         self.trunk = copy.deepcopy(policy.base_model)
         self.heads = nn.Linear(policy.get_output_embeddings().in_features, 3)  # of Q1, Q2 and V
         self.register_buffer("mean", torch.tensor(0.0))
-        self.register_buffer("spread", torch.tensor(1.0))
+        self.register_buffer("spread", torch.tensor(0.0))  # 0: no returns are known yet
 
     def forward(self, batch: "Batch") -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Q1(s, a), Q2(s, a), V(s) and V(s_next) of a minibatch's turns, (k,) each."""
@@ -161,11 +161,12 @@ class TurnCritic(nn.Module):
     @torch.no_grad()
     def rescale(self, returns: Tensor) -> None:
         """Take mean and spread of `returns` (n,), and let the values be what they were before."""
+        mean = returns.mean()
         spread = returns.std(correction=0).clamp(min=1e-2)
-        bias = self.spread * self.heads.bias + self.mean - returns.mean()
-        self.heads.weight.mul_(self.spread / spread)
-        self.heads.bias.copy_(bias / spread)
-        self.mean.copy_(returns.mean())
+        if self.spread > 0:
+            self.heads.bias.mul_(self.spread).add_(self.mean - mean).div_(spread)
+            self.heads.weight.mul_(self.spread / spread)
+        self.mean.copy_(mean)
         self.spread.copy_(spread)
 
 
@@ -555,8 +556,6 @@ def main(args: Args) -> None:
         buffer = (buffer + episodes)[-args.buffer_size :]
         returns = returns_to_go(buffer, args.gamma).to(args.device)
         for network in (critic, target):
-            if iteration == 1:  # values start at the mean
-                network.mean.copy_(returns.mean())
             network.rescale(returns)
         lengths = [max(len(window.ids) for window in episode.windows) for episode in buffer]
         order = minibatches(lengths, args.minibatch_size, args.critic_steps, (args.seed, iteration))

@@ -371,19 +371,20 @@ def test_gradient_steps(name, flags, here, monkeypatch):
             assert row[f"losses/{key}"] == pytest.approx(mean), key
 
 
-def test_ppo_plays_other_games_in_each_iteration(home, monkeypatch):
+@pytest.mark.parametrize("name", ONLINE)
+def test_other_games_in_each_iteration(name, home, monkeypatch):
     """Training games, at temperature 1; those of validation and test are fixed, and sampled as asked."""
     played = []
-    rollout = ppo_car_dealer.rollout
+    rollout = SCRIPTS[name].rollout
 
     def watched(reader, envs, seeds, text, args):
         played.append((seeds, args.temperature))
         return rollout(reader, envs, seeds, text, args)
 
-    monkeypatch.setattr(ppo_car_dealer, "rollout", watched)
+    monkeypatch.setattr(SCRIPTS[name], "rollout", watched)
     for seed in ("1", "2"):
-        flags = [*home.flags["ppo_car_dealer"], "--temperature", "0", "--seed", seed, "--num-iterations", "2"]
-        assert command(monkeypatch, "ppo_car_dealer", *flags) is None
+        flags = [*home.flags[name], "--temperature", "0", "--seed", seed, "--num-iterations", "2"]
+        assert command(monkeypatch, name, *flags) is None
     kinds = [None, None, SEEDS["eval"], SEEDS["test"]] * 2
     for (seeds, temperature), start in zip(played, kinds, strict=True):
         if start:
