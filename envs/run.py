@@ -38,10 +38,11 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("max_length", "max_new_tokens", "num_trajectories", "num_iterations"), (1, math.inf)),
     **dict.fromkeys(("steps_per_iteration", "minibatch_size", "decay_from", "num_episodes"), (1, math.inf)),
     **dict.fromkeys(("update_epochs", "num_envs", "num_eval_episodes", "num_test_episodes"), (1, math.inf)),
+    **dict.fromkeys(("buffer_size", "critic_steps"), (1, math.inf)),
     **dict.fromkeys(("gamma", "gae_lambda", "tau", "expectile", "clip_coef", "top_fraction"), (0, 1)),
     "seed": (0, 2**32 - 1),
 }
-POSITIVE = ("learning_rate", "max_grad_norm", "top_fraction")  # 0 is out of their range as well
+POSITIVE = ("learning_rate", "critic_learning_rate", "max_grad_norm", "top_fraction")  # 0 is out of their range as well
 # What may differ when a run is resumed; of a finished one also how the test is played.
 FREE = {"resume", "device", "track", "num_iterations"}
 FREE_IN_TEST = FREE | {"temperature", "num_test_episodes", "num_envs", "env_options"}
@@ -366,8 +367,9 @@ class Run:
                     sys.exit(f"error: {name} is {value} in {step}iteration {iteration}; the files of the iteration "
                              "before are kept")
         row = {"iteration": iteration, "global_step": global_step}
-        for name in steps[0] if steps else ():
-            row[name] = sum(step[name] for step in steps) / len(steps)
+        for name in dict.fromkeys(name for step in steps for name in step):  # steps may be of two models
+            values = [step[name] for step in steps if name in step]
+            row[name] = sum(values) / len(values)
         row |= metrics | {"charts/minutes": (time.time() - self.start) / 60}
         if steps:
             (start, _), (end, _) = self.step_ends[0], self.step_ends[-1]

@@ -98,7 +98,7 @@ def test_plot(runs, tmp_path):
 # --- benchmarks.sh ---
 
 EXPERIMENTS = ("bc_maze", "filtered_bc", "mc_twenty_questions", "ilql_wordle", "online_filtered_bc_text_nav",
-               "ppo_car_dealer")
+               "ppo_car_dealer", "archer_twenty_questions")
 QUICK = [
     "algos/bc_maze.py --env-id maze_fo --exp-name bc_maze --seed 1",
     "algos/bc_maze.py --env-id maze_fo --exp-name filtered_bc --seed 1 --success-only",
@@ -161,6 +161,7 @@ def test_everything_is_run(checkout):
     ("mc_twenty_questions ilql_wordle maze_po", "maze_po", "bc_maze mc_twenty_questions ilql_wordle"),
     ("ppo_car_dealer guess_city", "guess_city", "filtered_bc ppo_car_dealer"),
     ("online_filtered_bc_text_nav text_nav_fo", "text_nav_fo", "bc_maze online_filtered_bc_text_nav"),
+    ("archer_twenty_questions maze_po", "maze_po", "bc_maze archer_twenty_questions"),
 ])
 def test_selection(checkout, words, tasks, experiments):
     chosen = commands(benchmarks(checkout, *words.split(), DRY_RUN="1", SEEDS="4 7").stdout)

@@ -13,14 +13,21 @@ from typing import get_args
 import pytest
 import torch
 
-from algos import bc_maze, ilql_wordle, mc_twenty_questions, online_filtered_bc_text_nav, ppo_car_dealer
+from algos import (
+    archer_twenty_questions,
+    bc_maze,
+    ilql_wordle,
+    mc_twenty_questions,
+    online_filtered_bc_text_nav,
+    ppo_car_dealer,
+)
 from envs import EnvId, make, run
 from envs.data import load_dataset, minibatches, write_file
 from envs.run import ROOT, Run, find_model, is_ours, parse_args, refusing, start_model
 
 SCRIPTS = {"bc_maze": bc_maze, "mc_twenty_questions": mc_twenty_questions, "ilql_wordle": ilql_wordle,
-           "online_filtered_bc_text_nav": online_filtered_bc_text_nav,
-           "ppo_car_dealer": ppo_car_dealer}
+           "online_filtered_bc_text_nav": online_filtered_bc_text_nav, "ppo_car_dealer": ppo_car_dealer,
+           "archer_twenty_questions": archer_twenty_questions}
 scripts = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 
 

@@ -17,27 +17,41 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
-from algos import bc_maze, ilql_wordle, mc_twenty_questions, online_filtered_bc_text_nav, ppo_car_dealer
+from algos import (
+    archer_twenty_questions,
+    bc_maze,
+    ilql_wordle,
+    mc_twenty_questions,
+    online_filtered_bc_text_nav,
+    ppo_car_dealer,
+)
 from envs import SEEDS, Trajectory, make, maze, run
 from envs.data import load_dataset, load_shuffled, read_file, write_file
 from envs.run import Run
 
 SCRIPTS = {"bc_maze": bc_maze, "mc_twenty_questions": mc_twenty_questions, "ilql_wordle": ilql_wordle,
-           "online_filtered_bc_text_nav": online_filtered_bc_text_nav, "ppo_car_dealer": ppo_car_dealer}
-ONLINE = ("online_filtered_bc_text_nav", "ppo_car_dealer")  # they learn from games that they play
+           "online_filtered_bc_text_nav": online_filtered_bc_text_nav, "ppo_car_dealer": ppo_car_dealer,
+           "archer_twenty_questions": archer_twenty_questions}
+# They learn from games that they play.
+ONLINE = ("online_filtered_bc_text_nav", "ppo_car_dealer", "archer_twenty_questions")
+# One call a gradient step; of ArCHer, a gradient step of the critic.
 LOSS = {"bc_maze": "bc_loss", "mc_twenty_questions": "mc_loss", "ilql_wordle": "ilql_losses",
-        "online_filtered_bc_text_nav": "bc_loss", "ppo_car_dealer": "ppo_loss"}  # one call a gradient step
+        "online_filtered_bc_text_nav": "bc_loss", "ppo_car_dealer": "ppo_loss",
+        "archer_twenty_questions": "critic_losses"}
 WEIGHTS = {"bc_maze": {"policy"}, "mc_twenty_questions": {"critic"}, "ilql_wordle": {"critic", "target"},
-           "online_filtered_bc_text_nav": {"policy"},
-           "ppo_car_dealer": {"policy", "value_model"}}
+           "online_filtered_bc_text_nav": {"policy"}, "ppo_car_dealer": {"policy", "value_model"},
+           "archer_twenty_questions": {"policy", "critic", "target"}}
 SMALL = ["--env-id", "maze_fo", "--device", "cpu", "--max-length", "48", "--num-iterations", "3", "--minibatch-size",
          "8", "--eval-every", "2", "--num-eval-episodes", "3", "--num-test-episodes", "5", "--num-envs", "3"]
 OFFLINE = ["--num-trajectories", "50", "--steps-per-iteration", "2", "--decay-from", "3"]
 PLAYED = ["--num-episodes", "8", "--update-epochs", "2", "--learning-rate", "0.01"]
 OWN = {"bc_maze": OFFLINE, "mc_twenty_questions": [*OFFLINE, "--beta", "1", "300"],
-       "ilql_wordle": [*OFFLINE, "--beta", "1", "300", "--tau", "0.1"], **dict.fromkeys(ONLINE, PLAYED)}
+       "ilql_wordle": [*OFFLINE, "--beta", "1", "300", "--tau", "0.1"],
+       "online_filtered_bc_text_nav": PLAYED, "ppo_car_dealer": PLAYED,
+       "archer_twenty_questions": ["--num-episodes", "8", "--critic-steps", "2", "--warmup-iterations", "1",
+                                   "--buffer-size", "12", "--learning-rate", "0.01"]}
 ONE_STEP = {**dict.fromkeys(("bc_maze", "mc_twenty_questions", "ilql_wordle"), ["--steps-per-iteration", "1"]),
-            **dict.fromkeys(ONLINE, ["--update-epochs", "1"])}
+            **dict.fromkeys(ONLINE, ["--update-epochs", "1"]), "archer_twenty_questions": ["--critic-steps", "1"]}
 scripts = pytest.mark.parametrize("name", SCRIPTS)
 offline_scripts = pytest.mark.parametrize("name", ["bc_maze", "mc_twenty_questions", "ilql_wordle"])  # from data
 STEERED = "mc_twenty_questions", "ilql_wordle"  # a critic steers a policy that stays what it was
@@ -324,7 +338,8 @@ def test_metrics(name, home):
     always = {"iteration", "global_step", "charts/minutes"}
     losses = {"bc_maze": {"bc_loss"}, "mc_twenty_questions": {"loss", "q_loss", "cql_loss", "q"},
               "ilql_wordle": {"loss", "q_loss", "v_loss", "cql_loss", "v"}, "online_filtered_bc_text_nav": {"bc_loss"},
-              "ppo_car_dealer": {"policy_loss", "value_loss", "approx_kl", "clipfrac", "entropy", "kl_ref"}}
+              "ppo_car_dealer": {"policy_loss", "value_loss", "approx_kl", "clipfrac", "entropy", "kl_ref"},
+              "archer_twenty_questions": {"loss", "q_loss", "v_loss", "critic_grad_norm", "policy_loss", "entropy"}}
     training = always | {f"losses/{key}" for key in losses[name] | {"grad_norm"}}
     training |= {"charts/SPS", "charts/learning_rate", "perf/train_tokens_per_second"}
     if name in ONLINE:
@@ -366,9 +381,15 @@ def test_gradient_steps(name, flags, here, monkeypatch):
     monkeypatch.setattr(script, LOSS[name], watched_loss)
     limit = 0.01
     assert command(monkeypatch, name, *flags, "--max-grad-norm", str(limit), "--num-iterations", "2") is None
+    if name == "archer_twenty_questions":  # after two steps of the critic comes one of the policy
+        of_policy = steps.pop(2), steps.pop(4)
+        assert of_policy == ((0.0, pytest.approx(limit)), (0.01, pytest.approx(limit)))
     assert len(steps) == len(losses) == 4
     rates = [rate for rate, _ in steps]
-    if name in ONLINE:
+    if name == "archer_twenty_questions":
+        assert rates == [script.Args().critic_learning_rate] * 4
+        rates = [0.0, 0.0, 0.01, 0.01]  # of the policy: the first iteration is for warming up
+    elif name in ONLINE:
         assert rates == [0.01] * 4
         limit *= len(WEIGHTS[name]) ** 0.5  # PPO's two models are clipped apart
     else:
@@ -469,8 +490,9 @@ def test_the_saved_model(name, home, flags):
         assert_same(saved.state_dict(), started.state_dict())  # its policy stays what it was
     else:
         assert_same(policy.state_dict(), state["policy"])
-    if name == "ppo_car_dealer":
-        assert_same(torch.load(folder / "critic.pt", weights_only=True), state["value_model"])
+    if name in ("ppo_car_dealer", "archer_twenty_questions"):
+        critic = state["value_model" if name == "ppo_car_dealer" else "critic"]
+        assert_same(torch.load(folder / "critic.pt", weights_only=True), critic)
     if name in ONLINE:
         assert any(not torch.equal(p, q) for p, q in zip(saved.parameters(), started.parameters(), strict=True))
 
@@ -573,6 +595,7 @@ def test_a_pretrained_model(name, home, here, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="temperature"):
         loaded.save_pretrained(tmp_path / "refused")
     flags = [*SMALL, *OWN[name], "--model", str(tmp_path / "gpt2"), "--num-iterations", "1", "--max-length", "100"]
+    flags += ["--warmup-iterations", "0"] if name == "archer_twenty_questions" else []
     assert command(monkeypatch, name, *flags) is None
     metrics = rows_of(here)[-1]
     assert metrics["test/episodic_length"] > 0
@@ -609,7 +632,8 @@ def test_a_loss_that_is_not_finite(name, value, flags, home, here, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(script, LOSS[name], broken)
         refused = command(patch, name, *flags)
-    key = {"mc_twenty_questions": "loss", "ilql_wordle": "loss", "ppo_car_dealer": "policy_loss"}.get(name, "bc_loss")
+    key = {"mc_twenty_questions": "loss", "ilql_wordle": "loss", "ppo_car_dealer": "policy_loss",
+           "archer_twenty_questions": "loss"}.get(name, "bc_loss")
     assert f"error: losses/{key} is " in refused and refused.count("\n") == 0
     assert " in gradient step 2 of iteration 2;" in refused and ("nan" in refused) == math.isnan(value)
     assert rows_of(here) == rows_of(home.run(name))[:1]

@@ -248,7 +248,10 @@ UPDATE = [r"(\w+_)?optimizer\.zero_grad", r".+\.backward", r"(.*\.)?clip_grad_no
 
 @each(SCRIPTS)
 def test_update_is_in_sight(path):
-    """One body of a loop of `main` has these four among its statements, in this order, and nothing else updates."""
+    """The body of a loop of `main` has these four among its statements, in this order, and nothing else updates.
+
+    Of several loops, where several models learn one after the other.
+    """
     _, tree = read(path)
     main = function(tree, "main")
     found = []
@@ -259,12 +262,12 @@ def test_update_is_in_sight(path):
         if zero_grad and backward and clip and step:
             found.append((body, zero_grad[0] < backward[0] < clip[0] < step[0]))
     assert found, "no loop of main has zero_grad, backward, clip_grad_norm_ and step among its statements"
-    body, in_order = found[-1]  # the innermost
-    assert in_order, "zero_grad, backward, clip_grad_norm_, step is the order"
-    waits = [place(path, call) for statement in body for call in calls(statement, r".*\.(item|tolist|cpu|numpy)")]
+    assert all(in_order for _, in_order in found), "zero_grad, backward, clip_grad_norm_, step is the order"
+    statements = [statement for body, _ in found for statement in body]
+    waits = [place(path, call) for statement in statements for call in calls(statement, r".*\.(item|tolist|cpu|numpy)")]
     assert not waits, f"this would wait for the GPU in every step: {waits}"
     elsewhere = [place(path, call) for name in (UPDATE[1], UPDATE[3]) for call in calls(tree, name)
-                 if call not in [call for statement in body for call in calls(statement, name)]]
+                 if call not in [call for statement in statements for call in calls(statement, name)]]
     assert not elsewhere, f"an update in another place: {elsewhere}"
 
 
