@@ -5,8 +5,8 @@
 #   bash benchmarks.sh wordle ilql_wordle    these only: any of the tasks maze_fo, maze_po, text_nav_fo, text_nav_po,
 #                                            wordle, chess, endgames (these two need Stockfish), twenty_questions,
 #                                            guess_city, car_dealer; and any of the experiments bc_maze, filtered_bc,
-#                                            ilql_wordle, ppo_car_dealer (the BC run that these two start from is
-#                                            made, too)
+#                                            ilql_wordle, ppo_car_dealer, grpo_wordle (the BC run that these three
+#                                            start from is made, too)
 #   DRY_RUN=1 bash benchmarks.sh             prints the commands only
 # Runs are written to runs/, or to the folder that LMRL_RUNS names. Finished runs are skipped, and interrupted ones are
 # resumed. Delete a run's folder to run it again.
@@ -20,8 +20,8 @@ source tests/setup.sh
 games="maze_fo maze_po text_nav_fo text_nav_po chess endgames"
 dialogues="twenty_questions guess_city car_dealer"
 all_tasks="$games wordle $dialogues"
-all_experiments="bc_maze filtered_bc ilql_wordle ppo_car_dealer"
-from_filtered_bc="wordle twenty_questions guess_city"  # what ILQL and PPO start from there; elsewhere from bc_maze
+all_experiments="bc_maze filtered_bc ilql_wordle ppo_car_dealer grpo_wordle"
+from_filtered_bc="wordle twenty_questions guess_city"  # what the others start from there; elsewhere from bc_maze
 # experiment, script, its flags besides --env-id, --exp-name and --seed | tasks
 rows="
 bc_maze bc_maze | $all_tasks
@@ -32,6 +32,7 @@ filtered_bc bc_maze --top-fraction 0.3 --num-iterations 44 | wordle
 filtered_bc bc_maze --top-fraction 0.1 | $dialogues
 ilql_wordle ilql_wordle | $all_tasks
 ppo_car_dealer ppo_car_dealer | $all_tasks
+grpo_wordle grpo_wordle | $all_tasks
 "
 
 contains() {  # LIST WORD
@@ -73,7 +74,7 @@ if [ -z "${DRY_RUN:-}" ]; then
 fi
 for task in $tasks; do
     wanted=$experiments
-    if contains "$wanted" ilql_wordle || contains "$wanted" ppo_car_dealer; then
+    if contains "$wanted" ilql_wordle || contains "$wanted" ppo_car_dealer || contains "$wanted" grpo_wordle; then
         contains "$from_filtered_bc" "$task" && wanted+=" filtered_bc" || wanted+=" bc_maze"
     fi
     for seed in $seeds; do

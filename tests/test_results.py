@@ -54,6 +54,7 @@ def runs(tmp_path):
     fake_run(folder, "filtered_bc", 2, None)  # not finished
     fake_run(folder, "ilql_wordle", 1, None)
     fake_run(folder, "ppo_car_dealer", 1, -18.0)
+    fake_run(folder, "grpo_wordle", 1, -17.0)
     fake_run(folder, "my_own_try", 1, -20.0)
     fake_run(folder, "bc_maze", 1, -3.0, "wordle")
     return folder
@@ -61,12 +62,13 @@ def runs(tmp_path):
 
 def test_table(runs):
     found = rows(table("--runs", str(runs), "--env-ids", "maze_fo"))
-    assert list(found) == ["random player", "data player", "best player", "BC", "filtered BC", "PPO"]
+    assert list(found) == ["random player", "data player", "best player", "BC", "filtered BC", "PPO", "GRPO"]
     assert found["BC"] == [
         "-47.67 ± 1.20", "-46.00, -50.00, -47.00", "47.7", "0.250", "1.50%", "6.1", "2,000", "34,567", "-72.1"]
     assert found["filtered BC"] == [
         "-60.00 ± 1.50 ¹", "-60.00", "60.0", "0.250", "1.50%", "2.8", "2,000", "34,567", "-56.4"]
     assert found["PPO"][0] == "-18.00 ± 1.50 ¹" and found["PPO"][-1] == "-37.7"
+    assert found["GRPO"][0] == "-17.00 ± 1.50 ¹" and found["GRPO"][-1] == ""
     env = make("maze_fo")
     games = [play(env, env.players()["data"], SEEDS["test"] + index) for index in range(800)]
     assert found["data player"][0].startswith(f"{sum(game.episodic_return for game in games) / 800:.2f} ± ")
@@ -97,12 +99,13 @@ def test_plot(runs, tmp_path):
 
 # --- benchmarks.sh ---
 
-EXPERIMENTS = ("bc_maze", "filtered_bc", "ilql_wordle", "ppo_car_dealer")
+EXPERIMENTS = ("bc_maze", "filtered_bc", "ilql_wordle", "ppo_car_dealer", "grpo_wordle")
 QUICK = [
     "algos/bc_maze.py --env-id maze_fo --exp-name bc_maze --seed 1",
     "algos/bc_maze.py --env-id maze_fo --exp-name filtered_bc --seed 1 --success-only",
     "algos/ilql_wordle.py --env-id maze_fo --exp-name ilql_wordle --seed 1",
     "algos/ppo_car_dealer.py --env-id maze_fo --exp-name ppo_car_dealer --seed 1",
+    "algos/grpo_wordle.py --env-id maze_fo --exp-name grpo_wordle --seed 1",
 ]
 TABLE = "results/table.py --env-ids maze_fo"
 
@@ -148,16 +151,17 @@ def test_everything_is_run(checkout):
             in everything)
     assert sorted(everything[-1].split()[2:]) == sorted(get_args(EnvId))
     order = [EXPERIMENTS.index(experiment) for _, experiment, _ in runs_of(everything)]
-    assert order == [0, 1, 2, 3] * 30  # what others start from comes first
+    assert order == [*range(len(EXPERIMENTS))] * 30  # what others start from comes first
 
 
 @pytest.mark.parametrize("words, tasks, experiments", [
-    ("wordle", "wordle", "bc_maze filtered_bc ilql_wordle ppo_car_dealer"),
+    ("wordle", "wordle", " ".join(EXPERIMENTS)),
     ("filtered_bc maze_po wordle", "maze_po wordle", "filtered_bc"),
     ("bc_maze chess bc_maze chess", "chess", "bc_maze"),
     ("endgames ilql_wordle", "endgames", "bc_maze ilql_wordle"),  # with the run that it starts from
     ("wordle ilql_wordle", "wordle", "filtered_bc ilql_wordle"),
     ("ppo_car_dealer guess_city", "guess_city", "filtered_bc ppo_car_dealer"),
+    ("grpo_wordle maze_fo", "maze_fo", "bc_maze grpo_wordle"),
 ])
 def test_selection(checkout, words, tasks, experiments):
     chosen = commands(benchmarks(checkout, *words.split(), DRY_RUN="1", SEEDS="4 7").stdout)
@@ -166,7 +170,7 @@ def test_selection(checkout, words, tasks, experiments):
     assert chosen[-1] == f"results/table.py --env-ids {tasks}"
 
 
-@pytest.mark.parametrize("name", ["ilql_wordle", "ppo_car_dealer"])
+@pytest.mark.parametrize("name", ["ilql_wordle", "ppo_car_dealer", "grpo_wordle"])
 def test_what_others_start_from(checkout, name):
     """It is made where it is not there, and is what the script's `--model` is by default."""
     script = importlib.import_module(f"algos.{name}")
@@ -190,7 +194,7 @@ def test_finished_runs_are_skipped_and_others_are_resumed(checkout):
             (folder / f"maze_fo__{name}__1" / "metrics.jsonl").write_text(json.dumps({row: -48.0}) + "\n")
         (folder / "maze_fo__ilql_wordle__1").mkdir()
         shown = benchmarks(checkout, "quick", DRY_RUN="1", **environment).stdout
-        assert commands(shown) == [f"{QUICK[1]} --resume", f"{QUICK[2]} --resume", QUICK[3], TABLE]
+        assert commands(shown) == [f"{QUICK[1]} --resume", f"{QUICK[2]} --resume", *QUICK[3:], TABLE]
         assert re.findall("^#.*", shown, re.MULTILINE) == [
             f"# finished: {folder if environment else 'runs'}/maze_fo__bc_maze__1"]
 

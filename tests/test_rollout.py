@@ -26,11 +26,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from algos import bc_maze, ilql_wordle, ppo_car_dealer
+from algos import bc_maze, grpo_wordle, ilql_wordle, ppo_car_dealer
 from algos.bc_maze import Args, Episode, Reader, Text, Window, bc_loss, check_model, encode, load_model, rollout, sample
 from envs import Env, Trajectory, VectorEnv, make
 
-SCRIPTS = [bc_maze, ilql_wordle, ppo_car_dealer]
+SCRIPTS = [bc_maze, ilql_wordle, ppo_car_dealer, grpo_wordle]
 WORDS = [*"abcdef", "hello", "world", "\n", "yes\n", "no\n"]
 GAMES = 7
 LLAMA = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, bos_token_id=None,

@@ -13,12 +13,13 @@ from typing import get_args
 import pytest
 import torch
 
-from algos import bc_maze, ilql_wordle, ppo_car_dealer
+from algos import bc_maze, grpo_wordle, ilql_wordle, ppo_car_dealer
 from envs import EnvId, make, run
 from envs.data import load_dataset, minibatches, write_file
 from envs.run import ROOT, Run, find_model, is_ours, parse_args, refusing, start_model
 
-SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "ppo_car_dealer": ppo_car_dealer}
+SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "ppo_car_dealer": ppo_car_dealer,
+           "grpo_wordle": grpo_wordle}
 scripts = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 
 
@@ -132,9 +133,10 @@ def test_tuned_or_paper(script, parse, folder):
     ("--beta", "--beta needs a value"),
     ("--beta 1 -2", "--beta must be at least 0, not -2.0"),
     *[(f"--{name} 0", f"--{name} must be at least 1, not 0") for name in (
-        "steps-per-iteration", "decay-from", "num-episodes", "update-epochs")],
+        "steps-per-iteration", "decay-from", "num-episodes", "update-epochs", "num-groups")],
+    ("--group-size 1", "--group-size must be at least 2, not 1"),
     *[(f"--{name} -1", f"--{name} must be at least 0, not -1.0") for name in (
-        "vf-coef", "kl-coef", "collapse-margin")],
+        "vf-coef", "kl-coef", "clip-coef-high", "collapse-margin")],
 ])
 def test_ranges(script, parse, flags, sentence, folder, tmp_path):
     """One sentence, and nothing is written."""

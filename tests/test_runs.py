@@ -17,23 +17,29 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
-from algos import bc_maze, ilql_wordle, ppo_car_dealer
+from algos import bc_maze, grpo_wordle, ilql_wordle, ppo_car_dealer
 from envs import SEEDS, Trajectory, make, maze, run
 from envs.data import load_dataset, load_shuffled, read_file, write_file
 from envs.run import Run
 
-SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "ppo_car_dealer": ppo_car_dealer}
-LOSS = {"bc_maze": "bc_loss", "ilql_wordle": "ilql_losses", "ppo_car_dealer": "ppo_loss"}  # one call a gradient step
-WEIGHTS = {"bc_maze": {"policy"}, "ilql_wordle": {"critic", "target"}, "ppo_car_dealer": {"policy", "value_model"}}
+SCRIPTS = {"bc_maze": bc_maze, "ilql_wordle": ilql_wordle, "ppo_car_dealer": ppo_car_dealer,
+           "grpo_wordle": grpo_wordle}
+LOSS = {"bc_maze": "bc_loss", "ilql_wordle": "ilql_losses", "ppo_car_dealer": "ppo_loss",  # one call a gradient step
+        "grpo_wordle": "grpo_loss"}
+WEIGHTS = {"bc_maze": {"policy"}, "ilql_wordle": {"critic", "target"}, "ppo_car_dealer": {"policy", "value_model"},
+           "grpo_wordle": {"policy"}}
 SMALL = ["--env-id", "maze_fo", "--device", "cpu", "--max-length", "48", "--num-iterations", "3", "--minibatch-size",
          "8", "--eval-every", "2", "--num-eval-episodes", "3", "--num-test-episodes", "5", "--num-envs", "3"]
 OFFLINE = ["--num-trajectories", "50", "--steps-per-iteration", "2", "--decay-from", "3"]
 OWN = {"bc_maze": OFFLINE, "ilql_wordle": [*OFFLINE, "--beta", "1", "300", "--tau", "0.1"],
-       "ppo_car_dealer": ["--num-episodes", "8", "--update-epochs", "2", "--learning-rate", "0.01"]}
+       "ppo_car_dealer": ["--num-episodes", "8", "--update-epochs", "2", "--learning-rate", "0.01"],
+       "grpo_wordle": ["--num-groups", "2", "--group-size", "4", "--update-epochs", "2", "--learning-rate", "0.01"]}
 ONE_STEP = {"bc_maze": ["--steps-per-iteration", "1"], "ilql_wordle": ["--steps-per-iteration", "1"],
-            "ppo_car_dealer": ["--update-epochs", "1"]}
+            "ppo_car_dealer": ["--update-epochs", "1"], "grpo_wordle": ["--update-epochs", "1"]}
 scripts = pytest.mark.parametrize("name", SCRIPTS)
 offline_scripts = pytest.mark.parametrize("name", ["bc_maze", "ilql_wordle"])  # they learn from data
+ONLINE = ("ppo_car_dealer", "grpo_wordle")  # they learn from games that they play
+CRITIC = ("ilql_wordle", "ppo_car_dealer")  # they leave one
 
 
 class Killed(BaseException):
@@ -269,7 +275,7 @@ def test_other_arguments(name, finished, monkeypatch):
     given = ["--env-id", "maze_fo", "--resume", "--learning-rate", "0.5", "--max-new-tokens", "7"]
     before = state_of(finished)
     refused = command(monkeypatch, name, *given, "--temperature", "0.5")
-    was = SCRIPTS[name].Args().learning_rate if name != "ppo_car_dealer" else 0.01
+    was = SCRIPTS[name].Args().learning_rate if name not in ONLINE else 0.01
     assert f"max_new_tokens was 1, is 7; learning_rate was {was}, is 0.5" in refused
     assert "temperature" not in refused and state_of(finished) == before
     (finished / "episodes.jsonl").unlink()
@@ -280,7 +286,7 @@ def test_other_arguments(name, finished, monkeypatch):
     monkeypatch.setattr(maze, "ENV", OtherMaze)
     refused = command(monkeypatch, name, "--env-id", "maze_fo", "--resume")
     assert "opponent was None, is 'weak'" in refused
-    assert ("data was 'maze_fo-50-0-" in refused) == (name != "ppo_car_dealer")
+    assert ("data was 'maze_fo-50-0-" in refused) == (name not in ONLINE)
     assert before == {path: value for path, value in state_of(finished).items() if path.name != ".lock"}
 
 
@@ -299,16 +305,19 @@ def test_metrics(name, home):
                "cut_observations"}
     always = {"iteration", "global_step", "charts/minutes"}
     losses = {"bc_maze": {"bc_loss"}, "ilql_wordle": {"loss", "q_loss", "v_loss", "cql_loss", "v"},
-              "ppo_car_dealer": {"policy_loss", "value_loss", "approx_kl", "clipfrac", "entropy", "kl_ref"}}
+              "ppo_car_dealer": {"policy_loss", "value_loss", "approx_kl", "clipfrac", "entropy", "kl_ref"},
+              "grpo_wordle": {"policy_loss", "approx_kl", "clipfrac", "entropy", "kl_ref"}}
     training = always | {f"losses/{key}" for key in losses[name] | {"grad_norm"}}
     training |= {"charts/SPS", "charts/learning_rate", "perf/train_tokens_per_second"}
-    if name == "ppo_car_dealer":
+    if name in ONLINE:
         training |= {f"charts/{key}" for key in results | {"episodes"}}
+    if name == "grpo_wordle":
+        training.add("charts/groups_without_signal")
     assert trained[0].keys() - {"perf/rollout_minutes", "perf/rollout_tokens_per_second"} == training
     assert rows[-1].keys() - {"test/beta"} == (
         always | {f"test/{key}" for key in results} | {"perf/rollout_tokens_per_second"})
     steps = [row["global_step"] for row in trained]
-    if name == "ppo_car_dealer":  # turns
+    if name in ONLINE:  # turns
         steps = [round(row["charts/episodic_length"] * 8) for row in trained]
         assert [row["charts/episodes"] for row in trained] == [8, 16, 24]
         assert [row["global_step"] for row in trained] == list(np.cumsum(steps))
@@ -341,9 +350,9 @@ def test_gradient_steps(name, flags, here, monkeypatch):
     assert command(monkeypatch, name, *flags, "--max-grad-norm", str(limit), "--num-iterations", "2") is None
     assert len(steps) == len(losses) == 4
     rates = [rate for rate, _ in steps]
-    if name == "ppo_car_dealer":
+    if name in ONLINE:
         assert rates == [0.01] * 4
-        limit *= 2**0.5  # of two models
+        limit *= 2**0.5 if name in CRITIC else 1  # of two models
     else:
         rate = script.Args().learning_rate
         decay = [1, 1, 1, (3 / 4) ** 0.5]
@@ -419,7 +428,7 @@ def test_the_saved_model(name, home, flags):
     """Loads without the scripts and says the same, with a tokenizer that gives the same ids; and what else is left."""
     folder = home.run(name)
     files = {"args.json", "episodes.jsonl", "last.pt", "metrics.jsonl", "model", ".lock"}
-    assert {path.name for path in folder.iterdir()} == files | ({"critic.pt"} if name != "bc_maze" else set())
+    assert {path.name for path in folder.iterdir()} == files | ({"critic.pt"} if name in CRITIC else set())
     saved = AutoModelForCausalLM.from_pretrained(folder / "model")
     policy = home.policies[name]
     ids = torch.arange(40)[None] % policy.config.vocab_size
@@ -443,6 +452,7 @@ def test_the_saved_model(name, home, flags):
         assert_same(policy.state_dict(), state["policy"])
     if name == "ppo_car_dealer":
         assert_same(torch.load(folder / "critic.pt", weights_only=True), state["value_model"])
+    if name in ONLINE:
         assert any(not torch.equal(p, q) for p, q in zip(saved.parameters(), started.parameters(), strict=True))
 
 
@@ -455,7 +465,7 @@ def test_arguments_as_they_ran(name, home, flags):
     assert args.keys() == SCRIPTS[name].Args.__dataclass_fields__.keys()
     assert about.keys() == {"args", "env", "data", "commit", "versions", "machine"}
     assert about["env"] == {}
-    assert about["data"] == "" if name == "ppo_car_dealer" else about["data"].startswith("maze_fo-50-0-")
+    assert about["data"] == "" if name in ONLINE else about["data"].startswith("maze_fo-50-0-")
     assert about["versions"]["torch"] == torch.__version__ and about["machine"]["cores"] >= 1
 
 
@@ -580,7 +590,7 @@ def test_a_loss_that_is_not_finite(name, value, flags, home, here, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(script, LOSS[name], broken)
         refused = command(patch, name, *flags)
-    key = {"bc_maze": "bc_loss", "ilql_wordle": "loss", "ppo_car_dealer": "policy_loss"}[name]
+    key = {"bc_maze": "bc_loss", "ilql_wordle": "loss"}.get(name, "policy_loss")
     assert f"error: losses/{key} is " in refused and refused.count("\n") == 0
     assert " in gradient step 2 of iteration 2;" in refused and ("nan" in refused) == math.isnan(value)
     assert rows_of(here) == rows_of(home.run(name))[:1]
@@ -658,7 +668,7 @@ def test_a_critic_that_cannot_be_saved(home, here_of, monkeypatch):
 ], ids=lambda given: "".join(given[:2]) if isinstance(given, list) else "")
 def test_what_is_wrong_is_said_before_any_work(name, flags, folder, tmp_path, flags_given, sentence, monkeypatch):
     """In one sentence; nothing is written."""
-    if name == "ppo_car_dealer" and "--dataset" in flags_given:
+    if name in ONLINE and "--dataset" in flags_given:
         pytest.skip("it has no offline data")
     monkeypatch.setattr("envs.data.DATA_DIR", tmp_path / "data")
     refused = command(monkeypatch, name, *flags, *flags_given)
