@@ -6,8 +6,8 @@
 #                                            wordle, chess, endgames (these two need Stockfish), twenty_questions,
 #                                            guess_city, car_dealer; and any of the experiments bc_maze, filtered_bc,
 #                                            mc_twenty_questions, ilql_wordle, online_filtered_bc_text_nav,
-#                                            ppo_car_dealer, archer_twenty_questions (the BC run that all but the first
-#                                            two start from is made, too)
+#                                            ppo_car_dealer, grpo_wordle, archer_twenty_questions (the BC run that all
+#                                            but the first two start from is made, too)
 #   DRY_RUN=1 bash benchmarks.sh             prints the commands only
 # Runs are written to runs/, or to the folder that LMRL_RUNS names. Finished runs are skipped, and interrupted ones are
 # resumed. Delete a run's folder to run it again.
@@ -21,7 +21,8 @@ source tests/setup.sh
 games="maze_fo maze_po text_nav_fo text_nav_po chess endgames"
 dialogues="twenty_questions guess_city car_dealer"
 all_tasks="$games wordle $dialogues"
-start_from_bc="mc_twenty_questions ilql_wordle online_filtered_bc_text_nav ppo_car_dealer archer_twenty_questions"
+start_from_bc="mc_twenty_questions ilql_wordle online_filtered_bc_text_nav ppo_car_dealer grpo_wordle"
+start_from_bc+=" archer_twenty_questions"
 all_experiments="bc_maze filtered_bc $start_from_bc"
 from_filtered_bc="wordle twenty_questions guess_city"  # what these start from there; elsewhere from bc_maze
 # experiment, script, its flags besides --env-id, --exp-name and --seed | tasks
@@ -36,6 +37,7 @@ mc_twenty_questions mc_twenty_questions | $all_tasks
 ilql_wordle ilql_wordle | $all_tasks
 online_filtered_bc_text_nav online_filtered_bc_text_nav | $all_tasks
 ppo_car_dealer ppo_car_dealer | $all_tasks
+grpo_wordle grpo_wordle | $all_tasks
 archer_twenty_questions archer_twenty_questions | $all_tasks
 "
 

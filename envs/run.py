@@ -38,7 +38,8 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("max_length", "max_new_tokens", "num_trajectories", "num_iterations"), (1, math.inf)),
     **dict.fromkeys(("steps_per_iteration", "minibatch_size", "decay_from", "num_episodes"), (1, math.inf)),
     **dict.fromkeys(("update_epochs", "num_envs", "num_eval_episodes", "num_test_episodes"), (1, math.inf)),
-    **dict.fromkeys(("buffer_size", "critic_steps"), (1, math.inf)),
+    **dict.fromkeys(("buffer_size", "critic_steps", "num_groups"), (1, math.inf)),
+    "group_size": (2, math.inf),  # a game is compared with the others of its group
     **dict.fromkeys(("gamma", "gae_lambda", "tau", "expectile", "clip_coef", "top_fraction"), (0, 1)),
     "seed": (0, 2**32 - 1),
 }

@@ -32,7 +32,8 @@ METHODS = {
     "online_filtered_bc_text_nav": ("online filtered BC", (-71.7, -79.5, 0.62, 0.53, -2.15, -22.3, 0.112, -16.8, -19.2,
                                                           40.4)),
     "ppo_car_dealer": ("PPO", (-37.7, -91.7, 0.81, 0.8, -2.63, -16, 0.814, -14.9, -15.1, 50.5)),
-    "archer_twenty_questions": ("ArCHer", (None,) * 10),  # the paper has none
+    "grpo_wordle": ("GRPO", (None,) * 10),  # the paper has neither of these
+    "archer_twenty_questions": ("ArCHer", (None,) * 10),
     "prompt_guess_city": ("prompted LLM (paper: GPT-4)", (-39.7, -88.0, 0.52, 0.21, -5.42, -81.3, -22.87, -13.0,
                                                           -10.13, 53.5)),
 }

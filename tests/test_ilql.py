@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 import envs
-from algos import bc_maze, ilql_wordle, ppo_car_dealer
+from algos import bc_maze, grpo_wordle, ilql_wordle, ppo_car_dealer
 from algos.ilql_wordle import Args, Critic, Episode, Text, collate, encode, ilql_loss, ilql_losses
 from envs import Env, Trajectory
 from envs.data import minibatches
@@ -226,10 +226,12 @@ def test_only_action_tokens_are_trained_on(markov):
     nn.init.normal_(value_model.head.weight)
     expected = {tuple(turn.context + turn.action[:j]) for turn in turns for j in range(len(turn.action))}
     ppo_batch = ppo_car_dealer.collate(episodes, "cpu")
+    grpo_batch = grpo_wordle.collate(episodes, "cpu")
     losses = {
         "bc": (policy.base_model, lambda: bc_maze.bc_loss(policy, bc_maze.collate(episodes, "cpu"))),
         "ilql": (critic.trunk, lambda: ilql_losses(critic, target, collate(episodes, "cpu"), args)["loss"]),
         "ppo": (policy.base_model, lambda: ppo_car_dealer.policy_logprobs(policy, ppo_batch)[0].exp().mean()),
+        "grpo": (policy.base_model, lambda: grpo_wordle.chosen_logprobs(policy, grpo_batch)[0].exp().mean()),
         "values": (value_model.trunk, lambda: value_model(ppo_batch)[ppo_batch.acted].square().mean()),
     }
     for name, (trunk, loss) in losses.items():

@@ -54,6 +54,7 @@ def runs(tmp_path):
     fake_run(folder, "filtered_bc", 2, None)  # not finished
     fake_run(folder, "ilql_wordle", 1, None)
     fake_run(folder, "ppo_car_dealer", 1, -18.0)
+    fake_run(folder, "grpo_wordle", 1, -17.0)
     fake_run(folder, "my_own_try", 1, -20.0)
     fake_run(folder, "bc_maze", 1, -3.0, "wordle")
     return folder
@@ -61,12 +62,13 @@ def runs(tmp_path):
 
 def test_table(runs):
     found = rows(table("--runs", str(runs), "--env-ids", "maze_fo"))
-    assert list(found) == ["random player", "data player", "best player", "BC", "filtered BC", "PPO"]
+    assert list(found) == ["random player", "data player", "best player", "BC", "filtered BC", "PPO", "GRPO"]
     assert found["BC"] == [
         "-47.67 ± 1.20", "-46.00, -50.00, -47.00", "47.7", "0.250", "1.50%", "6.1", "2,000", "34,567", "-72.1"]
     assert found["filtered BC"] == [
         "-60.00 ± 1.50 ¹", "-60.00", "60.0", "0.250", "1.50%", "2.8", "2,000", "34,567", "-56.4"]
     assert found["PPO"][0] == "-18.00 ± 1.50 ¹" and found["PPO"][-1] == "-37.7"
+    assert found["GRPO"][0] == "-17.00 ± 1.50 ¹" and found["GRPO"][-1] == ""
     env = make("maze_fo")
     games = [play(env, env.players()["data"], SEEDS["test"] + index) for index in range(800)]
     assert found["data player"][0].startswith(f"{sum(game.episodic_return for game in games) / 800:.2f} ± ")
@@ -98,7 +100,7 @@ def test_plot(runs, tmp_path):
 # --- benchmarks.sh ---
 
 EXPERIMENTS = ("bc_maze", "filtered_bc", "mc_twenty_questions", "ilql_wordle", "online_filtered_bc_text_nav",
-               "ppo_car_dealer", "archer_twenty_questions")
+               "ppo_car_dealer", "grpo_wordle", "archer_twenty_questions")
 QUICK = [
     "algos/bc_maze.py --env-id maze_fo --exp-name bc_maze --seed 1",
     "algos/bc_maze.py --env-id maze_fo --exp-name filtered_bc --seed 1 --success-only",
@@ -162,6 +164,7 @@ def test_everything_is_run(checkout):
     ("ppo_car_dealer guess_city", "guess_city", "filtered_bc ppo_car_dealer"),
     ("online_filtered_bc_text_nav text_nav_fo", "text_nav_fo", "bc_maze online_filtered_bc_text_nav"),
     ("archer_twenty_questions maze_po", "maze_po", "bc_maze archer_twenty_questions"),
+    ("grpo_wordle maze_fo", "maze_fo", "bc_maze grpo_wordle"),
 ])
 def test_selection(checkout, words, tasks, experiments):
     chosen = commands(benchmarks(checkout, *words.split(), DRY_RUN="1", SEEDS="4 7").stdout)

@@ -30,6 +30,7 @@ from transformers import (
 from algos import (
     archer_twenty_questions,
     bc_maze,
+    grpo_wordle,
     ilql_wordle,
     mc_twenty_questions,
     online_filtered_bc_text_nav,
@@ -38,7 +39,7 @@ from algos import (
 from algos.bc_maze import Args, Episode, Reader, Text, Window, bc_loss, check_model, encode, load_model, rollout, sample
 from envs import Env, Trajectory, VectorEnv, make
 
-SCRIPTS = [bc_maze, mc_twenty_questions, ilql_wordle, online_filtered_bc_text_nav, ppo_car_dealer,
+SCRIPTS = [bc_maze, mc_twenty_questions, ilql_wordle, online_filtered_bc_text_nav, ppo_car_dealer, grpo_wordle,
            archer_twenty_questions]
 MORE = {mc_twenty_questions: [0.5]}  # what collate is told besides episodes and device: gamma
 WORDS = [*"abcdef", "hello", "world", "\n", "yes\n", "no\n"]

@@ -16,6 +16,7 @@ import torch
 from algos import (
     archer_twenty_questions,
     bc_maze,
+    grpo_wordle,
     ilql_wordle,
     mc_twenty_questions,
     online_filtered_bc_text_nav,
@@ -27,7 +28,7 @@ from envs.run import ROOT, Run, find_model, is_ours, parse_args, refusing, start
 
 SCRIPTS = {"bc_maze": bc_maze, "mc_twenty_questions": mc_twenty_questions, "ilql_wordle": ilql_wordle,
            "online_filtered_bc_text_nav": online_filtered_bc_text_nav, "ppo_car_dealer": ppo_car_dealer,
-           "archer_twenty_questions": archer_twenty_questions}
+           "grpo_wordle": grpo_wordle, "archer_twenty_questions": archer_twenty_questions}
 scripts = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 
 
@@ -142,9 +143,10 @@ def test_tuned_or_paper(script, parse, folder):
     ("--beta", "--beta needs a value"),
     ("--beta 1 -2", "--beta must be at least 0, not -2.0"),
     *[(f"--{name} 0", f"--{name} must be at least 1, not 0") for name in (
-        "steps-per-iteration", "decay-from", "num-episodes", "update-epochs")],
+        "steps-per-iteration", "decay-from", "num-episodes", "update-epochs", "num-groups")],
+    ("--group-size 1", "--group-size must be at least 2, not 1"),
     *[(f"--{name} -1", f"--{name} must be at least 0, not -1.0") for name in (
-        "vf-coef", "kl-coef", "collapse-margin")],
+        "vf-coef", "kl-coef", "clip-coef-high", "collapse-margin")],
 ])
 def test_ranges(script, parse, flags, sentence, folder, tmp_path):
     """One sentence, and nothing is written."""
