@@ -403,7 +403,7 @@ def test_concurrency_is_bounded(server):
     lambda handler: handler.connection.close(), lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"),
     lambda handler: handler.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{"),
     (429, {"Retry-After": "soon"}), (429, {"Retry-After": "-3"}), (503, {"Retry-After": formatdate(0)}),
-], ids=lambda trouble: repr(trouble)[:40])
+], ids=lambda trouble: "connection" if callable(trouble) else repr(trouble)[:40])
 def test_trouble_that_passes(server, trouble):
     server.script = [trouble, trouble]
     assert make_simulator(server.url).answer([Request()]) == ["A to Can it fly?"]
