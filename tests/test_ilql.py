@@ -294,7 +294,7 @@ def test_collate(script, markov):
         rewards = [[0.0] * (len(turn.action) - 1) + [turn.reward] for _, turns in games for turn in turns]
         assert batch.rewards.tolist() == pytest.approx(sum(rewards, [])) and batch.rewards.dtype == torch.float32
         assert (batch.acted.tolist(), batch.ends_turn.tolist()) == (acted, ends)
-        assert getattr(batch, "terminated", batch.ends_game).tolist() == over
+        assert batch.terminated.tolist() == over
         assert any(over) and over.count(True) < len(games)
     if script is ppo_car_dealer:
         assert batch.ends_game.tolist() == sum(([False] * (sum(len(turn.action) for turn in turns) - 1) + [True]
@@ -313,7 +313,7 @@ def test_the_end_of_a_game_appears_once_an_epoch(monkeypatch):
         episodes = [data[i] for i in indices]
         batch = collate(episodes, "cpu")
         over = [x[-1] is None for x in transitions_of(episodes, monkeypatch, gamma=0.5)]
-        assert over == batch.ends_game.tolist() and sum(over) == sum(episode.terminated for episode in episodes)
+        assert over == batch.terminated.tolist() and sum(over) == sum(episode.terminated for episode in episodes)
         seen.update(tokens=len(batch.acted), ends=sum(over), cut=len(batch.states) - len(batch.acted))
     num_ends = sum(episode.terminated for episode in data)
     assert seen == {"tokens": sum(len(window.chosen) for episode in data for window in episode.windows),

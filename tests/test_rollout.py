@@ -713,7 +713,7 @@ def plain_collate(script, episodes):
             discounts = [0.5 ** sum(episode.ends_turn[i:j]) for j in range(last + 1)]
             fields.get("returns", []).append(sum(np.multiply(discounts, episode.rewards)[i:]))
             fields.get("terminated", []).append(i == last and episode.terminated)
-            fields.get("ends_game", []).append(i == last and (episode.terminated or script is ppo_car_dealer))
+            fields.get("ends_game", []).append(i == last)
     return states, fields
 
 
