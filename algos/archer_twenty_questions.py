@@ -13,10 +13,10 @@ games. Then the critic takes many steps on a buffer of the newest games, with me
 
 and the policy, after the first iterations, takes a step on each minibatch of the games just played:
 
-    L      = mean over tokens of -A · log π(x)      A = min(Q1, Q2)(s, a) - V(s), whitened over turns
+    L      = mean over tokens of -A · log π(x)      A = min(Q1, Q2)(s, a) - V(s), whitened over its turns
 
-Values are mean + spread · head and errors count in units of spread, which suits every task. Both follow the
-returns in the buffer, and the heads are rescaled (Pop-Art, van Hasselt et al., arXiv 1602.07714).
+Values are mean + spread · head; L_Q and L_V are divided by spread², which suits every task. Mean and spread
+follow the buffer's returns; the heads are rescaled (Pop-Art, van Hasselt et al., arXiv 1602.07714).
 
 Source: ArCHer (Zhou et al., arXiv 2402.19446). Deviations: V follows Q of the buffer's own actions, since new
 ones would have to be drawn and read in every step; the policy learns from its newest games, not from new
@@ -98,10 +98,10 @@ PAPER["twenty_questions"] = dict(AS_PUBLISHED, learning_rate=1e-6, warmup_iterat
 
 def load_model(args: Args) -> tuple[nn.Module, "Text"]:
     """The causal language model `--model` and its tokenizer. Settles `max_length`."""
-    name = start_model(args)
+    name, is_new = start_model(args)
     with refusing(f"cannot load {name} to {args.device}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        if Path(name).is_dir() and not list(Path(name).glob("*.safetensors")):
+        if is_new:  # a model of envs/tiny, without weights
             policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
         else:
             policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
@@ -128,7 +128,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         batch = torch.tensor([ids], device=args.device)
         head = policy.get_output_embeddings()
         own = policy(input_ids=batch, use_cache=False).logits[0]  # (T, V)
-        trained = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
+        by_head = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
         reader = Reader([policy.base_model], head, args)
         reader.reset(num_rows=2, markov=False)
         window = Window(ids[:-1])
@@ -136,7 +136,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window.ids = ids
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * trained, 100 * own, msg="its logits are not its head's output")  # they differ by rounding
+        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a finer tolerance
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
 
@@ -186,7 +186,7 @@ def token_logprobs(policy: nn.Module, batch: "Batch") -> tuple[Tensor, Tensor]:
 class Batch(NamedTuple):
     """Whole games: their m states, k turns and n chosen tokens. Places are of tokens in `ids` as one row."""
 
-    ids: Tensor  # (W, T): the different windows, padded on the right, which a causal model needs no mask for
+    ids: Tensor  # (W, T): the distinct windows, padded on the right, which a causal model needs no mask for
     states: Tensor  # (m,): places of the observations' last tokens; a game that was cut short has one more
     acted: Tensor  # (k,): the state of each turn; the next state of the game is acted + 1
     action_ends: Tensor  # (k,): places of the actions' last tokens
@@ -209,7 +209,7 @@ def critic_losses(critic: TurnCritic, target: TurnCritic, batch: Batch, args: Ar
 
 
 def returns_to_go(episode: "Episode", gamma: float) -> list[float]:
-    """G by chosen token, from the last one to the first: nothing is divided by a power of gamma."""
+    """The discounted return-to-go of each chosen token, summed from the last one back."""
     returns = []
     next_return = 0.0  # after a game's last token, be it over or cut short
     for reward, ends_turn in zip(reversed(episode.rewards), reversed(episode.ends_turn)):
@@ -301,13 +301,13 @@ class Episode:
 def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
-    different = {}  # the row of each; equal windows, of which a maze has many, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors
+    row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
+    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors; for ids, `padded` does
     for episode in episodes:
         turns = zip(episode.ends_turn, episode.rewards)
         starts_turn = True
         for window in episode.windows:
-            start = length * different.setdefault(tuple(window.ids), len(different))  # of its row
+            start = length * row_of.setdefault(tuple(window.ids), len(row_of))  # of its row
             for place in window.chosen:
                 if starts_turn:
                     lists.acted.append(len(lists.states))
@@ -315,14 +315,14 @@ def collate(episodes: list[Episode], device: str) -> Batch:
                 lists.places.append(start + place - 1)
                 lists.tokens.append(window.ids[place])
                 lists.turns.append(len(lists.rewards))
-                starts_turn, reward = next(turns)  # the next token starts one where this one ends one
+                starts_turn, reward = next(turns)  # this token ends its turn, so the next one starts one
                 if starts_turn:
                     lists.action_ends.append(start + place)
                     lists.rewards.append(reward)
         if not episode.terminated:  # cut short: one more state, to bootstrap from
             lists.states.append(start + len(window.ids) - 1)
         lists.terminated.extend([False] * (sum(episode.ends_turn) - 1) + [episode.terminated])
-    padded = np.array([ids + (0,) * (length - len(ids)) for ids in different])
+    padded = np.array([ids + (0,) * (length - len(ids)) for ids in row_of])
     return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
 
 
@@ -393,7 +393,7 @@ class Reader:
         rows = sorted(set(proxy.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # idle rows as well: the cache of all is a view, of some a copy
+        if 2 * len(rows) > self.num_rows:  # with idle rows it is faster: no copy of the cache
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -476,7 +476,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # at a time limit, too: V bootstraps from what this observation leads to
+            if not terminated:  # after a time limit, too: a value, where there is one, bootstraps from here
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -531,7 +531,7 @@ def main(args: Args) -> None:
     critic = TurnCritic(policy).to(args.device)
     target = copy.deepcopy(critic)
     adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.0)
-    optimizer = adamw(policy.parameters())
+    optimizer = adamw(policy.parameters())  # its rate is set in each iteration
     critic_optimizer = adamw(critic.parameters(), lr=args.critic_learning_rate)
     reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
     parts = {"policy": policy, "critic": critic, "target": target}
@@ -571,6 +571,7 @@ def main(args: Args) -> None:
                     target_parameter.lerp_(parameter, args.tau)
             run.log_step(losses, num_tokens=batch.ids.numel())
 
+        # While the rate is 0, only Adam's moments move.
         optimizer.param_groups[0]["lr"] = args.learning_rate * (iteration > args.warmup_iterations)
         metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
         order = rng.permutation(len(episodes))
@@ -591,7 +592,7 @@ def main(args: Args) -> None:
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
-        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)
+        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # in standard errors
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"iteration": iteration, "num_turns": num_turns, "buffer": list(map(to_lists, buffer))}
         run.write("last.pt", partial(torch.save, state))

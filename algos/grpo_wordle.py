@@ -7,9 +7,9 @@ that was chosen in the game has the same advantage:
 
     A = (R - mean of the group) / (standard deviation of the group + 1e-4)
 
-A group whose returns are all equal teaches nothing. `--no-normalise-std` leaves the division out, as Dr. GRPO
-does (Liu et al., arXiv 2503.20783). Then, for the tokens x that were chosen in a minibatch of games, with
-π_old the policy that played, π_ref the frozen BC policy and ρ = π(x) / π_old(x):
+Where a group's returns are all equal, only the KL term acts. `--no-normalise-std` leaves out the division,
+as Dr. GRPO does (Liu et al., arXiv 2503.20783). Then, for the tokens x that were chosen in a minibatch of
+games, with π_old the policy that played, π_ref the frozen BC policy and ρ = π(x) / π_old(x):
 
     k3 = π_ref(x) / π(x) - 1 - log(π_ref(x) / π(x))              its mean is an estimate of KL(π ‖ π_ref)
     L = mean of max(-A·ρ, -A·clip(ρ, 1 - clip_coef, 1 + clip_coef_high)) + kl_coef · mean of k3
@@ -69,7 +69,7 @@ class Args:
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
     normalise_std: bool = True  # divide advantages by the standard deviation of the group's returns
     clip_coef: float = 0.2  # the ratio of probabilities counts between 1 - clip_coef and 1 + clip_coef
-    clip_coef_high: float = 0.28  # the ratio counts up to 1 + clip_coef_high instead of 1 + clip_coef
+    clip_coef_high: float = 0.28  # in place of clip_coef above: the ratio counts up to 1 + clip_coef_high
     kl_coef: float = 0.01  # weight of the distance from the BC policy
     collapse_margin: float = 1.0  # stop if five iterations are this many standard deviations below the first
     # --- evaluation
@@ -91,7 +91,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "car_dealer": dict(FEW_GROUPS, model=BC),
 }
 AS_PPO = dict(learning_rate=5e-6, num_groups=32, group_size=16)
-PAPER = {  # for any other model: the values of the paper's PPO, since it has no GRPO
+PAPER = {  # for any other model: the values of LMRL-Gym's PPO, since it has no GRPO
     **dict.fromkeys(get_args(EnvId), AS_PPO),
     **dict.fromkeys(("maze_fo", "maze_po"), dict(AS_PPO, learning_rate=1e-6, kl_coef=0.1)),
     "chess": dict(AS_PPO, learning_rate=1e-5, num_groups=64),
@@ -105,10 +105,10 @@ PAPER = {  # for any other model: the values of the paper's PPO, since it has no
 
 def load_model(args: Args) -> tuple[nn.Module, "Text"]:
     """The causal language model `--model` and its tokenizer. Settles `max_length`."""
-    name = start_model(args)
+    name, is_new = start_model(args)
     with refusing(f"cannot load {name} to {args.device}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        if Path(name).is_dir() and not list(Path(name).glob("*.safetensors")):
+        if is_new:  # a model of envs/tiny, without weights
             policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
         else:
             policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
@@ -135,7 +135,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         batch = torch.tensor([ids], device=args.device)
         head = policy.get_output_embeddings()
         own = policy(input_ids=batch, use_cache=False).logits[0]  # (T, V)
-        trained = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
+        by_head = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
         reader = Reader([policy.base_model], head, args)
         reader.reset(num_rows=2, markov=False)
         window = Window(ids[:-1])
@@ -143,7 +143,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window.ids = ids
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * trained, 100 * own, msg="its logits are not its head's output")  # they differ by rounding
+        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a finer tolerance
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
 
@@ -173,7 +173,7 @@ def all_logprobs(policy: nn.Module, episodes: list["Episode"], args: Args) -> Te
 class Batch(NamedTuple):
     """Whole games. The n tokens that were chosen in them are numbered in the order of play."""
 
-    ids: Tensor  # (W, T): the different windows, padded on the right, which a causal model needs no mask for
+    ids: Tensor  # (W, T): the distinct windows, padded on the right, which a causal model needs no mask for
     states: Tensor  # (n,): the place, in ids laid out in one row, of the token before each chosen one
     tokens: Tensor  # (n,): the chosen tokens
 
@@ -278,15 +278,15 @@ class Episode:
 def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
-    different = {}  # the row of each; equal windows, of which a maze has many, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors
+    row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
+    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors; for ids, `padded` does
     for episode in episodes:
         for window in episode.windows:
-            start = length * different.setdefault(tuple(window.ids), len(different))  # of its row
+            start = length * row_of.setdefault(tuple(window.ids), len(row_of))  # of its row
             for place in window.chosen:
                 lists.states.append(start + place - 1)
                 lists.tokens.append(window.ids[place])
-    padded = np.array([ids + (0,) * (length - len(ids)) for ids in different])
+    padded = np.array([ids + (0,) * (length - len(ids)) for ids in row_of])
     return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
 
 
@@ -343,7 +343,7 @@ class Reader:
         rows = sorted(set(proxy.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # idle rows as well: the cache of all is a view, of some a copy
+        if 2 * len(rows) > self.num_rows:  # with idle rows it is faster: no copy of the cache
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -426,7 +426,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # at a time limit, too: V bootstraps from what this observation leads to
+            if not terminated:  # after a time limit, too: a value, where there is one, bootstraps from here
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -513,12 +513,12 @@ def main(args: Args) -> None:
         old_logprobs = all_logprobs(policy, episodes, args)
         ref_logprobs = all_logprobs(reference, episodes, args)
 
-        places = torch.arange(len(advantages), device=args.device).split(lengths)  # of each game's tokens
+        tokens_of = torch.arange(len(advantages), device=args.device).split(lengths)  # numbers, by game
         order = [i for _ in range(args.update_epochs) for i in rng.permutation(num_episodes)]
         for begin in range(0, len(order), args.minibatch_size):
             indices = order[begin : begin + args.minibatch_size]
             batch = collate([episodes[i] for i in indices], args.device)
-            at = torch.cat([places[i] for i in indices])
+            at = torch.cat([tokens_of[i] for i in indices])
             logprobs, entropy = chosen_logprobs(policy, batch)
             losses = grpo_loss(logprobs, old_logprobs[at], ref_logprobs[at], advantages[at], args)
             losses["entropy"] = entropy.mean()

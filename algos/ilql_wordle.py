@@ -5,10 +5,10 @@ state is a place where the agent chooses a token x; h is the last hidden state t
 trunk. Q1 and Q2 (a value for each token) and V are heads on h; Q1', Q2', h' are those of a target copy. Means
 are over all n tokens that were chosen in a minibatch of games:
 
-    y     = r + γ · V(h_next)                             h_next: the next state of the same game
+    y     = r + γ · V(h_next), q = min(Q1', Q2')(h')[x]     h_next: the next state of the same game
     L_Q   = mean of ½(Q1(h)[x] - y)² + ½(Q2(h)[x] - y)²
-    L_V   = mean of w · ½(V(h) - q)²                      q = min(Q1', Q2')(h')[x]
-    L_CQL = mean of CE(Q1(h), x) + CE(Q2(h), x)           w = expectile where q >= V(h), else 1 - expectile
+    L_V   = mean of w · ½(V(h) - q)²                        w = expectile where q >= V(h), else 1 - expectile
+    L_CQL = mean of CE(Q1(h), x) + CE(Q2(h), x)
     L     = L_Q + L_V + cql_weight · L_CQL
     target ← (1 - tau) · target + tau · critic            after each gradient step
     acts by softmax(logits of the frozen BC policy + beta · min(Q1, Q2)(h))
@@ -116,10 +116,10 @@ PAPER = {  # for any other model, in place of TUNED
 
 def load_model(args: Args) -> tuple[nn.Module, "Text"]:
     """The causal language model `--model` and its tokenizer. Settles `max_length`."""
-    name = start_model(args)
+    name, is_new = start_model(args)
     with refusing(f"cannot load {name} to {args.device}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        if Path(name).is_dir() and not list(Path(name).glob("*.safetensors")):
+        if is_new:  # a model of envs/tiny, without weights
             policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
         else:
             policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
@@ -146,7 +146,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         batch = torch.tensor([ids], device=args.device)
         head = policy.get_output_embeddings()
         own = policy(input_ids=batch, use_cache=False).logits[0]  # (T, V)
-        trained = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
+        by_head = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
         reader = Reader([policy.base_model], head, args)
         reader.reset(num_rows=2, markov=False)
         window = Window(ids[:-1])
@@ -154,7 +154,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window.ids = ids
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * trained, 100 * own, msg="its logits are not its head's output")  # they differ by rounding
+        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a finer tolerance
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
 
@@ -193,7 +193,7 @@ def value_head(d: int, num_outputs: int, value: float) -> nn.Sequential:
 class Batch(NamedTuple):
     """Whole games. Their m states and the n tokens that were chosen in them are in the order of play."""
 
-    ids: Tensor  # (W, T): the different windows, padded on the right, which a causal model needs no mask for
+    ids: Tensor  # (W, T): the distinct windows, padded on the right, which a causal model needs no mask for
     states: Tensor  # (m,): their places in ids laid out in one row; a game that was cut short has one more
     acted: Tensor  # (n,): the state in which each token was chosen; the next state of the game is acted + 1
     tokens: Tensor  # (n,): the chosen tokens
@@ -334,21 +334,21 @@ def encode(games: list[Trajectory], env: Env, text: Text, args: Args) -> list[Ep
 def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
-    different = {}  # the row of each; equal windows, of which a maze has many, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors
+    row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
+    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors; for ids, `padded` does
     for episode in episodes:
         for window in episode.windows:
-            start = length * different.setdefault(tuple(window.ids), len(different))  # of its row
+            start = length * row_of.setdefault(tuple(window.ids), len(row_of))  # of its row
             for place in window.chosen:
                 lists.acted.append(len(lists.states))
                 lists.states.append(start + place - 1)
                 lists.tokens.append(window.ids[place])
         if not episode.terminated:  # cut short: one more state, to bootstrap from
-            lists.states.append(start + len(window.ids) - 1)  # the end of the last window
+            lists.states.append(start + len(window.ids) - 1)  # start, window: of the last window
         lists.rewards.extend(episode.rewards)
         lists.ends_turn.extend(episode.ends_turn)
         lists.terminated.extend([False] * (len(episode.rewards) - 1) + [episode.terminated])
-    padded = np.array([ids + (0,) * (length - len(ids)) for ids in different])
+    padded = np.array([ids + (0,) * (length - len(ids)) for ids in row_of])
     return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
 
 
@@ -405,7 +405,7 @@ class Reader:
         rows = sorted(set(proxy.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # idle rows as well: the cache of all is a view, of some a copy
+        if 2 * len(rows) > self.num_rows:  # with idle rows it is faster: no copy of the cache
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -488,7 +488,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # at a time limit, too: V bootstraps from what this observation leads to
+            if not terminated:  # after a time limit, too: a value, where there is one, bootstraps from here
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -537,7 +537,7 @@ def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     policy, text = load_model(args)
     check_model(policy, text, env, args)
-    games = [game for game in map(Trajectory.complete, run.load_games()) if game]  # the last result known
+    games = [game for game in map(Trajectory.complete, run.load_games()) if game]  # ends with an observation
     episodes = encode(games, env, text, args)
     lengths = [max(len(window.ids) for window in episode.windows) for episode in episodes]
     returns_to_go = [np.cumsum(episode.rewards[::-1]) for episode in episodes] or [[0.0]]
@@ -586,7 +586,7 @@ def main(args: Args) -> None:
         state |= {"iteration": iteration, "step": step, "trials": None}
         run.write("last.pt", partial(torch.save, state))
 
-    if state["trials"] is None:  # how validation games go with each beta
+    if state["trials"] is None:  # of how validation games go with each beta, last.pt knows nothing yet
         state["trials"] = {}
         for value in args.beta:
             beta.fill_(value)

@@ -98,10 +98,10 @@ PAPER = {  # for any other model, in place of TUNED
 
 def load_model(args: Args) -> tuple[nn.Module, "Text"]:
     """The causal language model `--model` and its tokenizer. Settles `max_length`."""
-    name = start_model(args)
+    name, is_new = start_model(args)
     with refusing(f"cannot load {name} to {args.device}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        if Path(name).is_dir() and not list(Path(name).glob("*.safetensors")):
+        if is_new:  # a model of envs/tiny, without weights
             policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
         else:
             policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
@@ -128,7 +128,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         batch = torch.tensor([ids], device=args.device)
         head = policy.get_output_embeddings()
         own = policy(input_ids=batch, use_cache=False).logits[0]  # (T, V)
-        trained = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
+        by_head = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
         reader = Reader([policy.base_model], head, args)
         reader.reset(num_rows=2, markov=False)
         window = Window(ids[:-1])
@@ -136,7 +136,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window.ids = ids
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * trained, 100 * own, msg="its logits are not its head's output")  # they differ by rounding
+        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a finer tolerance
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
 
@@ -146,7 +146,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
 class Batch(NamedTuple):
     """Whole games. The n tokens that were chosen in them are numbered in the order of play."""
 
-    ids: Tensor  # (W, T): the different windows, padded on the right, which a causal model needs no mask for
+    ids: Tensor  # (W, T): the distinct windows, padded on the right, which a causal model needs no mask for
     states: Tensor  # (n,): the place, in ids laid out in one row, of the token before each chosen one
     tokens: Tensor  # (n,): the chosen tokens
 
@@ -252,15 +252,15 @@ class Episode:
 def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
-    different = {}  # the row of each; equal windows, of which a maze has many, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors
+    row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
+    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors; for ids, `padded` does
     for episode in episodes:
         for window in episode.windows:
-            start = length * different.setdefault(tuple(window.ids), len(different))  # of its row
+            start = length * row_of.setdefault(tuple(window.ids), len(row_of))  # of its row
             for place in window.chosen:
                 lists.states.append(start + place - 1)
                 lists.tokens.append(window.ids[place])
-    padded = np.array([ids + (0,) * (length - len(ids)) for ids in different])
+    padded = np.array([ids + (0,) * (length - len(ids)) for ids in row_of])
     return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
 
 
@@ -317,7 +317,7 @@ class Reader:
         rows = sorted(set(proxy.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # idle rows as well: the cache of all is a view, of some a copy
+        if 2 * len(rows) > self.num_rows:  # with idle rows it is faster: no copy of the cache
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -400,7 +400,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # at a time limit, too: V bootstraps from what this observation leads to
+            if not terminated:  # after a time limit, too: a value, where there is one, bootstraps from here
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -495,7 +495,7 @@ def main(args: Args) -> None:
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
-        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)
+        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # in standard errors
         state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
         state |= {"iteration": iteration, "num_turns": num_turns}
         run.write("last.pt", partial(torch.save, state))

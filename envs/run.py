@@ -131,8 +131,8 @@ def find_model(args: Any) -> Path:
     return Path(model)
 
 
-def start_model(args: Any) -> str:
-    """The name or folder to load the model from.
+def start_model(args: Any) -> tuple[str, bool]:
+    """The name or folder to load the model from, and whether it is one of envs/tiny/ that has no weights yet.
 
     Exits with a sentence where it is the model of a run that is not there, is not finished or is of another task.
     """
@@ -150,14 +150,14 @@ def start_model(args: Any) -> str:
         sys.exit(f"error: there is no model {folder}; {hint}: {command}")
     config = folder / "config.json"
     if not config.is_file():
-        return folder.as_posix()
+        return folder.as_posix(), False
     with refusing(f"cannot read the task of {folder}"):
         task = json.loads(config.read_text(encoding="utf-8")).get("lmrl_gym_task", args.env_id)
         if (run / "args.json").exists():
             task = json.loads((run / "args.json").read_text(encoding="utf-8"))["args"]["env_id"]
     if task != args.env_id:
         sys.exit(f"error: --model {folder} is a model of {task}, not of {args.env_id}")
-    return folder.as_posix()
+    return folder.as_posix(), is_ours(folder) and not list(folder.glob("*.safetensors"))
 
 
 def model_digest(args: Any) -> str:

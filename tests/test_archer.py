@@ -251,6 +251,7 @@ def run(tmp_path, monkeypatch):
     tokenizer, config = tokenizer_and_config()
     config.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("envs.run.is_ours", lambda model: True)  # weights are drawn
 
     def run(**options):
         options = dict(env_id="bandit", max_new_tokens=1, num_iterations=1, num_episodes=32, minibatch_size=8,

@@ -260,6 +260,7 @@ def run(tmp_path, monkeypatch):
     tokenizer, config = tokenizer_and_config()
     config.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("envs.run.is_ours", lambda model: True)  # weights are drawn
 
     def run(**options):
         options = dict(env_id="bandit", num_iterations=1, num_groups=8, group_size=4, minibatch_size=8, eval_every=0,

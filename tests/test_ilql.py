@@ -478,6 +478,7 @@ def run(tmp_path, monkeypatch):
     tokenizer = corridor_tokenizer()
     corridor_config(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("envs.run.is_ours", lambda model: True)  # weights are drawn
 
     def run(**options):
         options = dict(num_iterations=1, steps_per_iteration=1, eval_every=0, num_eval_episodes=4, num_test_episodes=4,

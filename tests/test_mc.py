@@ -263,6 +263,7 @@ def run(tmp_path, monkeypatch):
     torch.manual_seed(0)
     two_turns_config(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("envs.run.is_ours", lambda model: True)  # weights are drawn
 
     def run(**options):
         args = setting(env_id="two_turns", model=str(tmp_path / "model"), num_trajectories=None, num_iterations=1,

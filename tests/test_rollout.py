@@ -1,6 +1,7 @@
 """Rollouts, offline data as tokens and the check of a model: compared with whole passes that keep no cache."""
 
 import io
+import json
 import math
 import random
 import re
@@ -789,6 +790,17 @@ def check(args):
     policy, text = load_model(args)
     check_model(policy, text, Talk("talk"), args)
     return policy, text
+
+
+def test_a_model_without_weights(tmp_path):
+    """Is drawn if it is one of envs/tiny/; another one has lost its weights, and is not replaced by a random one."""
+    args = saved_model(tmp_path, partial(LlamaConfig, **LLAMA), word_tokenizer([*WORDS, *"ehlorwdyNn. "]))
+    (tmp_path / "model.safetensors").rename(tmp_path / "weights")
+    with pytest.raises(SystemExit, match="^error: cannot load "):
+        load_model(args)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"lmrl_gym_task": args.env_id}))
+    assert load_model(args)[0].config.hidden_size == LLAMA["hidden_size"]
 
 
 @pytest.mark.parametrize("name, std", [*[(name, 0.3) for name in CHECKED], ("gemma2", None), ("gpt_neo", None)])

@@ -208,8 +208,9 @@ def test_where_models_are(folder, monkeypatch, tmp_path):
     assert str(find_model(replace(args, model="runs/mine"))) == "runs/mine"  # of the directory that one is in
     (tmp_path / "elsewhere" / "mine").mkdir(parents=True)
     assert find_model(replace(args, model="runs/mine")) == tmp_path / "elsewhere" / "mine"
-    assert start_model(replace(args, model="gpt2")) == "gpt2"
-    assert start_model(replace(args, model="owner/name{x}")) == "owner/name{x}"
+    assert start_model(replace(args, model="gpt2")) == ("gpt2", False)
+    assert start_model(replace(args, model="owner/name{x}")) == ("owner/name{x}", False)
+    assert start_model(replace(args, model="envs/tiny/{env_id}")) == (str(ROOT / "envs" / "tiny" / "maze_fo"), True)
     for env_id in get_args(EnvId):
         if (ROOT / "envs" / "tiny" / env_id).exists():
             assert is_ours(find_model(replace(args, model="envs/tiny/{env_id}", env_id=env_id)))
@@ -231,7 +232,9 @@ def test_a_bc_run_that_is_not_there(experiment, command, folder):
         f"error: there is no model {place / 'model'}; its run is not finished; resume it: {command}")
     shutil.rmtree(place)
     make_run(folder, experiment=experiment)
-    assert start_model(args) == str(place / "model")
+    assert start_model(args) == (str(place / "model"), True)
+    (place / "model" / "model.safetensors").touch()
+    assert start_model(args) == (str(place / "model"), False)
     for ours in (True, False):
         other = make_run(folder, "maze_po", experiment, ours)
         taken = replace(args, model=f"runs/maze_po__{experiment}__1/model")

@@ -388,13 +388,13 @@ def test_gradient_steps(name, flags, here, monkeypatch):
     limit = 0.01
     assert command(monkeypatch, name, *flags, "--max-grad-norm", str(limit), "--num-iterations", "2") is None
     if name == "archer_twenty_questions":  # after two steps of the critic comes one of the policy
-        of_policy = steps.pop(2), steps.pop(4)
+        of_policy = steps.pop(2), steps.pop(4)  # the first iteration is for warming up
         assert of_policy == ((0.0, pytest.approx(limit)), (0.01, pytest.approx(limit)))
     assert len(steps) == len(losses) == 4
     rates = [rate for rate, _ in steps]
     if name == "archer_twenty_questions":
         assert rates == [script.Args().critic_learning_rate] * 4
-        rates = [0.0, 0.0, 0.01, 0.01]  # of the policy: the first iteration is for warming up
+        rates = [0.0, 0.0, 0.01, 0.01]  # of the policy
     elif name in ONLINE:
         assert rates == [0.01] * 4
         limit *= len(WEIGHTS[name]) ** 0.5  # PPO's two models are clipped apart
