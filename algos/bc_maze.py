@@ -10,7 +10,7 @@ Filtered BC is the same loss on the best games only: `--success-only`, or `--top
 Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232), section 4. Deviations: the learning rate warms up and
 decays; for `--top-fraction`, games that the data cuts short do not count, since their return is not known.
 
-    python algos/bc_maze.py                                      # maze_fo: about -48, like the data; 1 minute
+    python algos/bc_maze.py                                      # maze_fo: about -52, near the data; 1 minute
     python algos/bc_maze.py --success-only --exp-name filtered_bc
     python algos/bc_maze.py --model gpt2 --env-id wordle         # a pretrained model, with the paper's values
     python algos/bc_maze.py --resume --temperature 0             # plays the test again, greedily

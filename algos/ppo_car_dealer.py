@@ -20,7 +20,7 @@ Source: PPO (Schulman et al., arXiv 1707.06347), LMRL-Gym (Abdulhai et al., arXi
 and λ act per turn, not per token; V as above, never clipped; kl_coef is fixed, and there is no BC term.
 
     bash benchmarks.sh car_dealer bc_maze           # the policy to start from
-    python algos/ppo_car_dealer.py                  # 46 (k$) in 4 minutes; the policy has 15
+    python algos/ppo_car_dealer.py                  # 46 (k$) in 6 minutes; the policy has 15
 """
 
 import copy
