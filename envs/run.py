@@ -2,7 +2,9 @@
 
 The folder `runs/{env_id}__{exp_name}__{seed}` holds args.json (the arguments as they ran, with commit, versions and
 machine), metrics.jsonl, last.pt (what `--resume` needs), model/, critic.pt where there is a critic, and episodes.jsonl
-(the games of the test). The environment variable LMRL_RUNS names another folder than runs/.
+(the games of the test). A script without `num_iterations` trains nothing and leaves neither last.pt nor model/: its
+model's answers are kept elsewhere, so that it can play from the start again when it is resumed. The environment
+variable LMRL_RUNS names another folder than runs/.
 """
 
 import ctypes
@@ -36,6 +38,7 @@ RUNS = Path(os.environ.get("LMRL_RUNS") or ROOT / "runs")
 # The values that an argument may have: at least and at most; of an argument that is not named here, at least 0.
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("max_length", "max_new_tokens", "num_trajectories", "num_iterations"), (1, math.inf)),
+    **dict.fromkeys(("max_answer_tokens", "max_tokens"), (1, math.inf)),
     **dict.fromkeys(("steps_per_iteration", "minibatch_size", "decay_from", "num_episodes"), (1, math.inf)),
     **dict.fromkeys(("update_epochs", "num_envs", "num_eval_episodes", "num_test_episodes"), (1, math.inf)),
     **dict.fromkeys(("buffer_size", "critic_steps", "num_groups"), (1, math.inf)),
@@ -45,7 +48,8 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 POSITIVE = ("learning_rate", "critic_learning_rate", "max_grad_norm", "top_fraction")  # 0 is out of their range as well
 # What may differ when a run is resumed; of a finished one also how the test is played.
-FREE = {"resume", "device", "track", "num_iterations"}
+FREE = {"resume", "device", "track", "num_iterations", "max_tokens", "max_cost", "price_per_million_input",
+        "price_per_million_output"}
 FREE_IN_TEST = FREE | {"temperature", "num_test_episodes", "num_envs", "env_options"}
 
 # What may tell why returns collapsed: one of them moves first.
@@ -221,16 +225,18 @@ class Run:
         self.finished, self.data, self.wandb = False, "", None
         self.start_model = model_digest(args)
         before: dict[str, Any] = {}
-        if any((self.folder / name).exists() for name in ("last.pt", "model")):
+        self.trains = hasattr(args, "num_iterations")
+        begun = ("last.pt", "model") if self.trains else ("args.json",)  # what there is of a run to be resumed
+        if any((self.folder / name).exists() for name in begun):
             if not args.resume:
                 self.lock()
                 sys.exit(f"error: {self.folder} holds a run: continue it with --resume, name another --exp-name or "
                          "--seed, or delete the folder")
             with refusing(f"{self.folder} cannot be resumed, it is damaged"):
-                (self.folder / "last.pt").stat()
+                (self.folder / begun[0]).stat()
                 before = json.loads((self.folder / "args.json").read_text(encoding="utf-8"))
                 self.rows = self.read_rows()
-                self.finished = self.is_finished(before["args"]["num_iterations"])
+                self.finished = self.is_finished(before["args"]["num_iterations"] if self.trains else None)
         if not self.finished:
             if hasattr(args, "dataset"):  # the scripts that learn from games that they play have none
                 with refusing(f"--dataset {args.dataset}" if args.dataset else "the data cannot be generated"):
@@ -256,11 +262,12 @@ class Run:
             except Timeout:
                 sys.exit(f"error: {self.folder} is in use by another process; name another --exp-name or --seed")
 
-    def is_finished(self, num_iterations: int) -> bool:
+    def is_finished(self, num_iterations: int | None) -> bool:
         """Whether all that the run was to leave is there, and no more iterations are wanted than it had."""
         tested = any("test/episodic_return" in row for row in self.rows)
-        saved = (self.folder / "model").is_dir() and (self.folder / "episodes.jsonl").exists()
-        return tested and saved and self.args.num_iterations == num_iterations
+        names = ("model", "episodes.jsonl") if self.trains else ("episodes.jsonl",)
+        saved = all((self.folder / name).exists() for name in names)
+        return tested and saved and getattr(self.args, "num_iterations", None) == num_iterations
 
     def check_unchanged(self, before: dict[str, Any]) -> None:
         """Exit with a sentence if the run was another one `before`, as its args.json has it."""
@@ -268,13 +275,13 @@ class Run:
         if not self.finished:
             old = old | before["env"] | {"data": before["data"]}
             new = new | self.env.about() | {"data": self.data}
-            free = FREE
+            free = FREE if self.trains else FREE_IN_TEST
         old, new = old | {"start_model": before.get("start_model")}, new | {"start_model": self.start_model}
         new = json.loads(json.dumps(new))
         changed = [f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in old | new
                    if old.get(name) != new.get(name) and name not in free]
         trained = max((row["iteration"] for row in self.rows), default=0)
-        if self.args.num_iterations < trained:
+        if self.trains and self.args.num_iterations < trained:
             changed.append(f"num_iterations is {new['num_iterations']}, and there have been {trained}")
         if changed:
             sys.exit(f"error: {self.folder} cannot be resumed, something has changed: {'; '.join(changed)}")

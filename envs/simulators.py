@@ -57,6 +57,8 @@ ATTEMPTS = 6
 FIRST_WAIT = 0.5  # seconds before the second attempt; doubled each time, give or take a half
 MAX_WAIT = 120.0  # seconds; a server that asks for more patience is given up
 
+URL = re.compile(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[\w./%~-]*)?", re.ASCII)  # of a server; no key in it
+TOO_LONG = re.compile("(?i)context|too l|maximum")  # in what a server says when it refuses a dialogue for its length
 ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*"
                     r"(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]?")  # of a terminal: colours, titles, links
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
@@ -96,7 +98,7 @@ def make_simulator(name: str, model: str = "", device: str = "") -> Simulator:
     """hf:NAME_OR_PATH on `device` (default: cuda, else cpu), or the server of a URL and its `model` (default: its only
     one). Raises ValueError for a bad name, OSError if model or server is not there.
     """
-    if re.fullmatch(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[\w./%~-]*)?", name, re.ASCII):
+    if URL.fullmatch(name):
         return ServerSimulator(name.rstrip("/"), model)
     if not name.startswith("hf:") or not name[3:]:
         raise ValueError(f"no simulator {name!r}: there are scripted, hf:NAME_OR_PATH and http://HOST:PORT/v1")
@@ -270,6 +272,27 @@ def sql(statement: str, *values: str) -> list[tuple]:
         raise OSError(f"{CACHE}: {error}; delete the file if it is damaged") from error
 
 
+def cache_key(asked: Any) -> str:
+    """What the answer to this question, any JSON, is kept under."""
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def recall(key: str) -> str | None:
+    """The answer on disk, if there is one."""
+    return next((answer for answer, in sql("SELECT answer FROM answers WHERE key = ?", key)), None)
+
+
+def remember(key: str, model: str, text: str, answer: str) -> None:
+    """Keep an answer; `model` and `text`, the last words before it, are for people who look into the file."""
+    sql("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", key, model, text, answer)
+
+
+def open_cache() -> None:
+    """Make the file of answers if there is none; raises OSError."""
+    CACHE.parent.mkdir(parents=True, exist_ok=True)
+    sql("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, model TEXT, text TEXT, answer TEXT)")
+
+
 class Refused(OSError):
     """The server has understood and will not: there is no use in asking again."""
 
@@ -280,10 +303,18 @@ class AnyStatus(urllib.request.HTTPErrorProcessor):
     http_response = https_response = staticmethod(lambda request, response: response)
 
 
-class ServerSimulator(Simulator):
-    """A model behind OpenAI's /chat/completions."""
+class Server:
+    """A model behind OpenAI's /chat/completions. May be asked from many threads; `stopped`: nothing is tried again.
 
-    def __init__(self, url: str, model: str) -> None:
+    `model`: what the server calls it, or nothing if it has only one; `option`: what the user names it with. Raises
+    OSError if it is not there.
+    """
+
+    timeout = 0.0  # seconds without a byte from the server, where they are not to be TIMEOUT
+
+    def __init__(self, url: str, model: str, option: str = "simulator_model") -> None:
+        if not URL.fullmatch(url):
+            raise ValueError("no URL of a server, which is http://HOST:PORT/v1, with nothing secret in it")
         self.name, self.key = url, os.environ.get("OPENAI_API_KEY", "").strip()
         if not re.fullmatch("[!-~]*", self.key):
             raise OSError("OPENAI_API_KEY has characters that no key has")  # an error of http.client would show it
@@ -295,39 +326,9 @@ class ServerSimulator(Simulator):
                 raise
             listed = [model]  # not every server has the list
         if not model and len(listed) != 1:
-            raise OSError(f"{url} has {len(listed)} models, {', '.join(listed)[:300]}: choose with simulator_model")
+            raise OSError(f"{url} has {len(listed)} models, {', '.join(listed)[:300]}: choose with {option}")
         self.model = model or listed[0]
-        CACHE.parent.mkdir(parents=True, exist_ok=True)
-        sql("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, model TEXT, text TEXT, answer TEXT)")
-
-    def ask(self, requests: list[Request]) -> list[str]:
-        pool, self.stopped = ThreadPoolExecutor(CONCURRENCY), False
-        try:
-            return list(pool.map(self.ask_one, requests))
-        finally:  # after an error or an interrupt, `map` drops what waits; what is under way is not tried again
-            self.stopped = True
-            pool.shutdown(wait=False)
-
-    def ask_one(self, request: Request) -> str:
-        """The answer on disk, or else the server's, which is written there."""
-        texts = request.texts
-        body = {"model": self.model, "temperature": 0, "max_tokens": MAX_NEW_TOKENS,
-                "messages": chat_messages(request.instructions, texts)}
-        key = hashlib.sha256(json.dumps([self.name, body]).encode()).hexdigest()
-        for answer, in sql("SELECT answer FROM answers WHERE key = ?", key):
-            return answer
-        while True:
-            try:
-                answer = self.fetch("/chat/completions", body, lambda reply: one_line(
-                    reply["choices"][0]["message"]["content"] or ""))
-                break
-            except Refused as error:
-                if len(texts) < 2 or not re.search("(?i)context|too l|maximum", str(error)):
-                    raise
-                texts = texts[(len(texts) + 1) // 2 :]
-                body |= {"messages": chat_messages(request.instructions, texts)}
-        sql("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", key, self.model, one_line(texts[-1]), answer)
-        return answer
+        open_cache()
 
     def fetch(self, path: str, body: dict[str, Any] | None, read: Callable[[Any], Any]) -> Any:
         """What `read` finds in the server's reply; raises OSError, after several attempts unless it is `Refused`."""
@@ -336,7 +337,7 @@ class ServerSimulator(Simulator):
         for attempt in range(1, ATTEMPTS + 1):
             wait = FIRST_WAIT * 2 ** (attempt - 1) * random.Random().uniform(0.5, 1.5)
             try:
-                with self.opener.open(request, timeout=TIMEOUT) as response:
+                with self.opener.open(request, timeout=self.timeout or TIMEOUT) as response:
                     status, reply = response.status, response.read(4_000_000)
                 if status == 200:
                     return read(json.loads(reply))
@@ -352,6 +353,39 @@ class ServerSimulator(Simulator):
             if attempt == ATTEMPTS or wait > MAX_WAIT or self.stopped:
                 raise OSError(f"{self.name}{path} does not answer: {problem} (asked {attempt} times)")
             time.sleep(wait)
+
+
+class ServerSimulator(Server, Simulator):
+    """A server's model as the other side of a dialogue."""
+
+    def ask(self, requests: list[Request]) -> list[str]:
+        pool, self.stopped = ThreadPoolExecutor(CONCURRENCY), False
+        try:
+            return list(pool.map(self.ask_one, requests))
+        finally:  # after an error or an interrupt, `map` drops what waits; what is under way is not tried again
+            self.stopped = True
+            pool.shutdown(wait=False)
+
+    def ask_one(self, request: Request) -> str:
+        """The answer on disk, or else the server's, which is written there."""
+        texts = request.texts
+        body = {"model": self.model, "temperature": 0, "max_tokens": MAX_NEW_TOKENS,
+                "messages": chat_messages(request.instructions, texts)}
+        key = cache_key([self.name, body])
+        if (answer := recall(key)) is not None:
+            return answer
+        while True:
+            try:
+                answer = self.fetch("/chat/completions", body, lambda reply: one_line(
+                    reply["choices"][0]["message"]["content"] or ""))
+                break
+            except Refused as error:
+                if len(texts) < 2 or not TOO_LONG.search(str(error)):
+                    raise
+                texts = texts[(len(texts) + 1) // 2 :]
+                body |= {"messages": chat_messages(request.instructions, texts)}
+        remember(key, self.model, one_line(texts[-1]), answer)
+        return answer
 
 
 def retry_after(header: str) -> float:

@@ -76,6 +76,8 @@ def read_run(folder: Path) -> Run:
     args = run["args"]
     about = {"commit": run.get("commit")}
     about |= {name: run.get("versions", {}).get(name) for name in ("python", "torch", "transformers")}
+    if "server_model" in args:  # what matters most where nothing is trained
+        about |= {"model": args["model"], "server_model": args["server_model"]}
     about |= {"device": args["device"], **run.get("machine", {}), **run.get("env", {})}
     where = ", ".join(f"{name} {value}" for name, value in about.items() if value)
     return Run(args["env_id"], args["exp_name"], args["seed"], where, [json.loads(line) for line in lines if line])

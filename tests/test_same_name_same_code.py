@@ -25,6 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OWN = {"Args", "TUNED", "PAPER", "main"}  # of each script
 EXEMPT = OWN | {"Batch", "collate"}  # may differ
+# Whose meaning is another one where nothing is trained, and the model may be a server's.
+OWN_HELP = {"prompt_guess_city.py": {"Args.seed", "Args.model", "Args.num_test_episodes"}}
 
 
 @dataclass
@@ -84,7 +86,8 @@ def read_field(source: str, field: ast.AnnAssign, lines: list[str], line_starts:
 
 def shared_parts(path: Path) -> list[Part]:
     """All that has to be the same as in another script under the same name."""
-    return [part for part in read_parts(path.read_text(encoding="utf-8")) if part.name not in EXEMPT]
+    exempt = EXEMPT | OWN_HELP.get(path.name, set())
+    return [part for part in read_parts(path.read_text(encoding="utf-8")) if part.name not in exempt]
 
 
 def differences(paths: list[Path]) -> list[str]:

@@ -1,0 +1,432 @@
+"""A prompted language model plays, without any training: the baseline that the paper runs with GPT-4.
+
+The model is told the rules of the task and is shown the game so far as a chat: observations are messages of
+the user, actions are its own. The first line of its answer is the action:
+
+    action_t = first line of  answer ~ π(· | rules, obs_0, action_0, obs_1, …, obs_t)     at `temperature`
+
+In a Markov task it is shown obs_t alone, as all methods are. An answer without a line (empty, refused, or a
+thought that does not end) is drawn again, six times at most; then the run ends with an error.
+
+The model is behind a server with OpenAI's /chat/completions, which is given the key in OPENAI_API_KEY, or it
+is one of transformers with a chat template. Each answer is kept in data/simulators/ under all that it depends
+on: the model, the chat, the temperature and a random number for (seed, game, turn). So a run that was
+interrupted is resumed without asking anything twice, and a larger one pays for its additional games only.
+
+Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232), which has GPT-4 play, and the scripts released with it.
+Deviations: the rules are those of envs/instructions.py, with example actions in place of the paper's few-shot
+turns; the game is a chat, not text in a single message; the model answers with the action alone, not with a
+thought and an action in JSON; the temperature is 1 everywhere, as for all methods here (the paper: 0 to 1,
+by task). By default 20 games are played, drawn from the test's seeds, since the whole test can be expensive.
+
+    python algos/prompt_guess_city.py --model http://localhost:8080/v1
+    python algos/prompt_guess_city.py --model https://api.openai.com/v1 --server-model gpt-4o
+    python algos/prompt_guess_city.py --model HuggingFaceTB/SmolLM2-360M-Instruct --env-id wordle
+    python algos/prompt_guess_city.py --server-options max_tokens null max_completion_tokens 4000
+    python algos/prompt_guess_city.py --resume              # resumes; of a finished run, plays the test again
+"""
+
+import json
+import random
+import re
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent import futures
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TemperatureLogitsWarper
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
+from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
+from envs.instructions import instructions
+from envs.run import Run, make_envs, parse_args, refusing, start_model
+from envs.simulators import (
+    ATTEMPTS,
+    MARKS,
+    MAX_CONTEXT,
+    MAX_TEXT,
+    TOO_LONG,
+    Draw,
+    EndOfLine,
+    Refused,
+    Server,
+    cache_key,
+    one_line,
+    open_cache,
+    recall,
+    remember,
+)
+
+FORM = "Answer with your next action and nothing else, in one line. The game begins.\n\n"
+
+
+@dataclass
+class Args:
+    exp_name: str = "prompt_guess_city"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
+    seed: int = 1  # seed of sampling; the games of the test stay the same
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
+    track: bool = False  # log to Weights & Biases as well
+    resume: bool = False  # continue the run of this name; if it is finished, play its test again
+    env_id: EnvId = "guess_city"  # variant of the task
+    env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
+    model: str = "http://localhost:8080/v1"  # a server's URL, or folder or hub name of a chat model
+    server_model: str = ""  # what the server calls the model (default: its only one)
+    server_options: dict[str, str] = field(default_factory=dict)  # fields of a request, as `name JSON` pairs
+    # --- limits
+    max_answer_tokens: int = 256  # tokens of an answer at most, thoughts included
+    max_tokens: int | None = None  # tokens of all requests of this start at most (default: no limit)
+    max_cost: float | None = None  # what all requests of this start may cost at most (default: no limit)
+    price_per_million_input: float = 0.0  # price of a million tokens that the model reads
+    price_per_million_output: float = 0.0  # price of a million tokens that it writes
+    # --- evaluation
+    num_test_episodes: int | None = 20  # test games
+    num_envs: int = 8  # games played side by side
+    temperature: float = 1.0  # temperature of sampling in evaluations; 0: greedy
+
+
+# --- Model ---
+
+
+class Answer(NamedTuple):
+    """What a model says."""
+
+    text: str
+    reason: str  # why it ends there: "length" if it was cut off
+    num_input: int  # tokens read
+    num_output: int  # tokens written
+
+
+class ServerModel(Server):
+    """A server's model, which may be asked from many threads."""
+
+    timeout = 600.0  # seconds: an answer comes as a whole, after all thoughts
+
+    def __init__(self, args: Args) -> None:
+        super().__init__(args.model.rstrip("/"), args.server_model, "--server-model")
+        fields = {"model": self.model, "max_tokens": args.max_answer_tokens, "temperature": args.temperature}
+        fields |= {name: json_or_text(value) for name, value in args.server_options.items()}
+        self.fields = fields
+        self.about = [self.name, fields]  # what an answer depends on, besides the chat and the random number
+
+    def say(self, messages: list[dict[str, str]], number: int) -> Answer:
+        """An answer; the older half of the game is left out as often as the server finds it too long.
+
+        Raises OSError after several attempts with exponential back-off.
+        """
+        while True:
+            body = {"messages": messages, "seed": number} | self.fields
+            body = {name: value for name, value in body.items() if value is not None}
+            try:
+                answer = self.fetch("/chat/completions", body, read_reply)
+                break
+            except Refused as error:
+                if len(messages) == 1 or not TOO_LONG.search(str(error)):
+                    raise
+                messages = shorten(messages, num_turns=(len(messages) + 1) // 4)
+        if not answer.num_input:  # the server does not say: a token has about four letters
+            num_input = len(json.dumps(messages)) // 4
+            answer = answer._replace(num_input=num_input, num_output=len(answer.text) // 4 + 1)
+        return answer
+
+
+def json_or_text(value: str) -> Any:
+    """What a flag's text means."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def read_reply(reply: Any) -> Answer:
+    """What a server sends, a refusal as an empty text; raises KeyError, … if it is something else."""
+    choice = reply["choices"][0]
+    message = choice["message"]
+    reason = choice.get("finish_reason") or "stop"
+    text = (message["content"] or "").strip()
+    if message.get("refusal") or reason == "content_filter":
+        text, reason = "", "refusal"
+    usage = reply.get("usage") or {}
+    num_input, num_output = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    return Answer(text, reason, int(num_input), int(num_output))
+
+
+class LocalModel:
+    """A chat model of transformers. It answers one by one: no answer depends on what else is asked."""
+
+    def __init__(self, args: Args, digest: str) -> None:
+        self.args, self.model, self.lock = args, "", threading.Lock()
+        self.name, _ = start_model(args)
+        with refusing(f"cannot load {self.name} to {args.device}"):
+            self.tokenizer = AutoTokenizer.from_pretrained(self.name)
+            if not self.tokenizer.chat_template:
+                raise ValueError("it has no chat template")
+            dtype = torch.float32 if args.device == "cpu" else "auto"
+            self.network = AutoModelForCausalLM.from_pretrained(self.name, dtype=dtype).to(args.device).eval()
+            open_cache()
+        eos = self.network.generation_config.eos_token_id
+        self.eos = eos if isinstance(eos, list) else [self.tokenizer.eos_token_id if eos is None else eos]
+        # In place of theirs, which may sample in another way, or penalise repetition.
+        self.network.generation_config = GenerationConfig(
+            do_sample=False, max_new_tokens=args.max_answer_tokens, eos_token_id=self.eos, pad_token_id=0)
+        positions = getattr(self.network.config, "max_position_embeddings", None) or MAX_CONTEXT
+        self.max_length = min(positions, MAX_CONTEXT) - args.max_answer_tokens
+        settings = [self.tokenizer.chat_template, args.max_answer_tokens, args.temperature]
+        self.about = [self.name, digest, settings]
+
+        pieces = [self.tokenizer.decode([i], skip_special_tokens=True) for i in range(len(self.tokenizer))]
+        self.blanks = {i for i, piece in enumerate(pieces) if not piece.strip()}
+        self.newlines = {i for i, piece in enumerate(pieces) if "\n" in piece}
+        if "</think>" in self.tokenizer.chat_template:
+            self.newlines = set()  # the first line may be a thought's
+
+    @torch.inference_mode()
+    def say(self, messages: list[dict[str, str]], number: int) -> Answer:
+        """An answer, of which no more than the first line is generated."""
+        processors = []
+        if self.args.temperature:
+            processors = [TemperatureLogitsWarper(self.args.temperature), Draw([number])]
+        with self.lock:
+            ids = torch.tensor([self.encode(messages)], device=self.args.device)
+            written = self.network.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                logits_processor=processors,
+                stopping_criteria=[EndOfLine(self.newlines, self.blanks)],
+            )[0, ids.shape[1] :].tolist()
+        reason = "stop" if written[-1] in self.eos else "length"
+        text = self.tokenizer.decode(written, skip_special_tokens=True)
+        return Answer(text, reason, ids.shape[1], len(written))
+
+    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+        """The chat's ids, without the oldest turns that do not fit; raises OSError if nothing fits."""
+        template = dict(tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        while True:
+            text = self.tokenizer.apply_chat_template(messages, **template)
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) <= self.max_length:
+                return ids
+            if len(messages) == 1:
+                raise OSError(f"{self.name} has room for {self.max_length} tokens, not for {len(ids)}")
+            messages = shorten(messages, num_turns=1)
+
+
+# --- Rollout ---
+
+
+class Question(NamedTuple):
+    """A game that waits for its next action."""
+
+    messages: list[dict[str, str]]  # the chat so far, from a message of the user to one of the user
+    game: int  # its seed
+    turn: int
+
+
+def chat(rules: str, texts: Sequence[str], markov: bool) -> list[dict[str, str]]:
+    """The rules and the first observation as a message of the user, then actions and observations in turn.
+
+    The rules are no system message, which many chat templates and servers do not know.
+    """
+    shown = texts[-1:] if markov else texts
+    contents = [re.sub(MARKS, " ", text).strip() or "(nothing)" for text in shown]
+    contents[0] = f"{rules}\n\n{FORM}{contents[0]}"
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+
+
+def shorten(messages: list[dict[str, str]], num_turns: int) -> list[dict[str, str]]:
+    """The chat without its oldest turns, but with the rules and the first observation."""
+    return messages[:1] + messages[1 + 2 * num_turns :]
+
+
+def read_action(answer: Answer) -> str:
+    """The first line of an answer, thoughts left out; empty if there is none, without newline if cut off."""
+    _, _, text = answer.text.rpartition("</think>")
+    line = one_line(text, MAX_TEXT)
+    if line == "…" or "<think>" in text:
+        return ""
+    cut_off = answer.reason == "length" and "\n" not in text.lstrip()
+    return line if cut_off else line + "\n"
+
+
+class Ledger:
+    """Counts tokens, those read and those written, from many threads; lets no request pass the limits."""
+
+    def __init__(self, args: Args) -> None:
+        self.prices = np.array([args.price_per_million_input, args.price_per_million_output]) / 1e6
+        self.max_tokens = np.inf if args.max_tokens is None else args.max_tokens
+        self.max_cost = np.inf if args.max_cost is None else args.max_cost
+        self.kept = np.zeros(2, dtype=int)  # of answers on disk: an earlier start has paid for them
+        self.used = np.zeros(2, dtype=int)
+        self.reserved = np.zeros(2, dtype=int)  # by requests that are under way
+        self.lock = threading.Lock()
+
+    def reserve(self, most: np.ndarray) -> None:
+        """Before a request that takes `most` tokens at most; raises OSError if a limit might be passed."""
+        with self.lock:
+            expected = self.used + self.reserved + most
+            if expected.sum() > self.max_tokens or self.prices @ expected > self.max_cost:
+                raise OSError(f"--max-tokens or --max-cost would be passed, after {self}")
+            self.reserved += most
+
+    def settle(self, most: np.ndarray, used: list[int]) -> None:
+        """After a request for which `most` was reserved."""
+        with self.lock:
+            self.reserved -= most
+            self.used += used
+
+    def keep(self, answer: Answer) -> None:
+        """Count an answer on disk."""
+        with self.lock:
+            self.kept += [answer.num_input, answer.num_output]
+
+    def total(self) -> tuple[int, int, float]:
+        """Tokens read, tokens written and their price, of all answers so far."""
+        tokens = self.kept + self.used
+        return *tokens.tolist(), float(self.prices @ tokens)
+
+    def __str__(self) -> str:
+        return "{:,} tokens read, {:,} written, cost {:.4g}".format(*self.total())
+
+
+class Player:
+    """Asks the model for the actions of many games, each in a thread of its own."""
+
+    def __init__(self, model: ServerModel | LocalModel, ledger: Ledger, args: Args) -> None:
+        self.model, self.ledger, self.args = model, ledger, args
+        self.pool = futures.ThreadPoolExecutor(args.num_envs)
+        self.asked: dict[futures.Future, int] = {}  # the game of each question that is under way
+
+    def act(self, questions: list[Question]) -> dict[int, str]:
+        """Ask these as well; returns the actions that are there, of one game at least. Raises OSError."""
+        for question in questions:
+            self.asked[self.pool.submit(self.ask, question)] = question.game
+        done, _ = futures.wait(self.asked, return_when=futures.FIRST_COMPLETED)
+        return {self.asked.pop(future): future.result() for future in done}
+
+    def ask(self, question: Question) -> str:
+        """The action of the answer on disk, or else of the model's, which is written there."""
+        key = cache_key(["player", self.model.about, question.messages, self.random_number(question, 0)])
+        if kept := recall(key):
+            answer = Answer(*json.loads(kept))
+            self.ledger.keep(answer)
+            return read_action(answer)
+        for attempt in range(ATTEMPTS):
+            answer = self.say(question.messages, self.random_number(question, attempt))
+            if action := read_action(answer):
+                remember(key, self.model.model, question.messages[-1]["content"], json.dumps(answer))
+                return action
+        hint = "; raise --max-answer-tokens" if answer.reason == "length" else ""
+        raise OSError(f"{self.model.name} gives no action: {ATTEMPTS} answers are empty or refused, the last "
+                      f"with finish_reason {answer.reason}{hint}")
+
+    def random_number(self, question: Question, attempt: int) -> int:
+        """What the sampling of an answer starts from. A greedy answer is the same in all games."""
+        if self.args.temperature == 0:
+            return attempt
+        draw = random.Random(f"{self.args.seed} {question.game} {question.turn} {attempt}")
+        return draw.getrandbits(31)
+
+    def say(self, messages: list[dict[str, str]], number: int) -> Answer:
+        """The model's answer, counted."""
+        most = np.array([len(json.dumps(messages)), self.args.max_answer_tokens])  # no token is empty
+        used = [0, 0]
+        self.ledger.reserve(most)
+        try:
+            answer = self.model.say(messages, number)
+            used = [answer.num_input, answer.num_output]
+        finally:
+            self.ledger.settle(most, used)
+        return answer
+
+    def close(self) -> None:
+        """Wait for what is under way: it is paid for, and kept."""
+        self.model.stopped = True  # a server that does not answer is not asked again
+        self.pool.shutdown(cancel_futures=True)
+
+
+# --- Evaluation ---
+
+
+class Played(NamedTuple):
+    """A finished game."""
+
+    trajectory: Trajectory
+    num_invalid: int
+
+
+def choose_seeds(env: Env, args: Args) -> list[int]:
+    """Seeds of the task's test in a random order, of which more games only add some.
+
+    The first seeds would be of the first objects, cities and starts alone, which are alike.
+    """
+    seeds = list(range(SEEDS["test"], SEEDS["test"] + max(args.num_test_episodes, env.num_test_episodes)))
+    random.Random("seeds of prompted models").shuffle(seeds)
+    return seeds[: args.num_test_episodes]
+
+
+def play_side_by_side(player: Player, envs: VectorEnv, seeds: list[int]) -> list[Played]:
+    """Play the games, which are known by their seeds. Raises OSError."""
+    rules, markov = instructions(envs.envs[0]), envs.envs[0].markov
+    waiting, played = seeds[::-1], {}
+    questions = []
+    progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
+    while waiting or envs.games:
+        # Each free environment takes the next game.
+        while waiting and envs.free:
+            seed = waiting.pop()
+            envs.reset(seed, seed)
+            questions.append(Question(chat(rules, envs.games[seed].texts, markov), seed, turn=0))
+
+        actions = player.act(questions)
+        questions = []
+        progress.set_postfix_str(str(player.ledger))
+
+        # Games with an action move on to the next turn or end.
+        for seed, (_, _, terminated, truncated, info) in envs.step(actions).items():
+            if terminated or truncated:
+                played[seed] = Played(info["trajectory"], info["num_invalid"])
+                progress.update()
+            else:
+                game = envs.games[seed]
+                questions.append(Question(chat(rules, game.texts, markov), seed, turn=len(game.rewards)))
+    progress.close()
+    return [played[seed] for seed in seeds]
+
+
+def main(args: Args) -> None:
+    """Play the games of the test, score and save them."""
+    if args.max_cost is not None and not (args.price_per_million_input or args.price_per_million_output):
+        sys.exit("error: --max-cost needs --price-per-million-input and --price-per-million-output")
+    envs = make_envs(args)
+    env = envs.envs[0]
+    run = Run(args, env)
+    if "://" in args.model:
+        with refusing("--model"):
+            model = ServerModel(args)
+    else:
+        model = LocalModel(args, run.start_model)
+    args.server_model = model.model
+    ledger = Ledger(args)
+    run.begin()
+
+    try:
+        with closing(Player(model, ledger, args)) as player:
+            games = play_side_by_side(player, envs, choose_seeds(env, args))
+    except OSError as error:
+        sys.exit(f"error: {error}; the answers so far are kept, and --resume continues from them")
+    metrics = statistics(env, [game.trajectory for game in games], sum(game.num_invalid for game in games))
+    metrics = {f"test/{name}": value for name, value in metrics.items()}
+    for name, value in zip(("input_tokens", "output_tokens", "cost"), ledger.total()):
+        metrics[f"charts/{name}"] = value
+    run.log(0, sum(len(game.trajectory.rewards) for game in games), metrics)
+    run.save_games(games)
+
+
+if __name__ == "__main__":
+    main(parse_args(Args, {}, {}, __doc__))
