@@ -20,7 +20,7 @@ Source: ILQL (Snell et al., arXiv 2206.11871), LMRL-Gym (Abdulhai et al., arXiv 
 discount is per turn, not per token; a time limit does not end a game; the heads start at the data's mean
 return-to-go; beta is chosen on validation games; `--target-v` makes y of the target's V, which is steadier.
 
-    python algos/ilql_wordle.py      # after `bash benchmarks.sh wordle filtered_bc`: -3.08 becomes -2.43
+    python algos/ilql_wordle.py      # after `bash benchmarks.sh wordle filtered_bc`, which makes the policy
 """
 
 import copy
