@@ -64,7 +64,7 @@ from envs.simulators import (
     remember,
 )
 
-FORM = "Answer with your next action and nothing else, in one line. The game begins.\n\n"
+FORM = "Answer with your next action and nothing else, in one line.\n\n"
 
 
 @dataclass
