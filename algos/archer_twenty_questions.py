@@ -101,7 +101,7 @@ def load_model(args: Args) -> tuple[nn.Module, "Text"]:
     name, is_new = start_model(args)
     with refusing(f"cannot load {name} to {args.device}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        if is_new:  # a model of envs/tiny, without weights
+        if is_new:  # a model of envs/tiny that has not been trained
             policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
         else:
             policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
@@ -136,7 +136,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window.ids = ids
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a finer tolerance
+        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
 
@@ -211,7 +211,7 @@ def critic_losses(critic: TurnCritic, target: TurnCritic, batch: Batch, args: Ar
 def returns_to_go(episode: "Episode", gamma: float) -> list[float]:
     """The discounted return-to-go of each chosen token, summed from the last one back."""
     returns = []
-    next_return = 0.0  # after a game's last token, be it over or cut short
+    next_return = 0.0  # after a game's last token, whether it is over or was cut short
     for reward, ends_turn in zip(reversed(episode.rewards), reversed(episode.ends_turn)):
         discount = gamma if ends_turn else 1.0
         next_return = reward + discount * next_return
@@ -247,7 +247,7 @@ class Episode:
     def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
         self.markov = markov
         self.max_length = max_length
-        self.room = max_length - max_new_tokens - 1  # what an action and a newline after it leave of a window
+        self.room = max_length - max_new_tokens - 1  # for all that comes before an action and its newline
         self.windows: list[Window] = []
         self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
         self.action: list[int] = []  # the tokens so far of the action that is being chosen
@@ -302,7 +302,7 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors; for ids, `padded` does
+    lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
     for episode in episodes:
         turns = zip(episode.ends_turn, episode.rewards)
         starts_turn = True
@@ -369,7 +369,7 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for a result.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here reads a result back.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
@@ -386,14 +386,14 @@ class Reader:
 
     def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
         """Each row reads on. Returns those that have read all of their window, and the logits (ready, V)."""
-        proxy = {row: row for row in windows}  # the row that reads for this one
+        proxy = {row: row for row in windows}  # which row reads on behalf of each
         if self.markov:  # of equal windows, and a maze has many, one is read for all
             first = {}
             proxy = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
         rows = sorted(set(proxy.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # with idle rows it is faster: no copy of the cache
+        if 2 * len(rows) > self.num_rows:  # reading idle rows, too, saves a copy of the cache
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -476,7 +476,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # after a time limit, too: a value, where there is one, bootstraps from here
+            if not terminated:  # also after a time limit, where values bootstrap from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -527,7 +527,7 @@ def main(args: Args) -> None:
     check_model(policy, text, env, args)
     args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
     actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
-    settle_action_length((len(text.encode(action)) for action in actions), args)  # if it has none
+    settle_action_length((len(text.encode(action)) for action in actions), args)  # the fallback: sample games
     critic = TurnCritic(policy).to(args.device)
     target = copy.deepcopy(critic)
     adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.0)
@@ -592,7 +592,7 @@ def main(args: Args) -> None:
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
-        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # in standard errors
+        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # as standard errors
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"iteration": iteration, "num_turns": num_turns, "buffer": list(map(to_lists, buffer))}
         run.write("last.pt", partial(torch.save, state))

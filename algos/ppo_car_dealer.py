@@ -67,7 +67,7 @@ class Args:
     gamma: float = 0.99  # discount of a turn
     gae_lambda: float = 0.95  # λ of a turn
     clip_coef: float = 0.2  # the ratio of probabilities counts between 1 - clip_coef and 1 + clip_coef
-    vf_coef: float = 1.0  # weight of the value loss, which matters little: V shares nothing with the policy
+    vf_coef: float = 1.0  # weight of the value loss; matters little, since V has a trunk of its own
     kl_coef: float = 0.01  # weight of the distance from the BC policy
     collapse_margin: float = 1.0  # stop if five iterations are this many standard deviations below the first
     eval_every: int = 10  # iterations from one evaluation on validation games to the next; 0: none
@@ -102,7 +102,7 @@ def load_model(args: Args) -> tuple[nn.Module, "Text"]:
     name, is_new = start_model(args)
     with refusing(f"cannot load {name} to {args.device}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        if is_new:  # a model of envs/tiny, without weights
+        if is_new:  # a model of envs/tiny that has not been trained
             policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
         else:
             policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
@@ -137,7 +137,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window.ids = ids
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a finer tolerance
+        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
         same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
 
 
@@ -276,7 +276,7 @@ class Episode:
     def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
         self.markov = markov
         self.max_length = max_length
-        self.room = max_length - max_new_tokens - 1  # what an action and a newline after it leave of a window
+        self.room = max_length - max_new_tokens - 1  # for all that comes before an action and its newline
         self.windows: list[Window] = []
         self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
         self.action: list[int] = []  # the tokens so far of the action that is being chosen
@@ -331,7 +331,7 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # lists that become the tensors; for ids, `padded` does
+    lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
     for episode in episodes:
         for window in episode.windows:
             start = length * row_of.setdefault(tuple(window.ids), len(row_of))  # of its row
@@ -340,7 +340,7 @@ def collate(episodes: list[Episode], device: str) -> Batch:
                 lists.states.append(start + place - 1)
                 lists.tokens.append(window.ids[place])
         if not episode.terminated:  # cut short: one more state, to bootstrap from
-            lists.states.append(start + len(window.ids) - 1)  # start, window: of the last window
+            lists.states.append(start + len(window.ids) - 1)  # of the last window
         before_end = [False] * (len(episode.rewards) - 1)
         lists.rewards.extend(episode.rewards)
         lists.ends_turn.extend(episode.ends_turn)
@@ -379,7 +379,7 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for a result.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here reads a result back.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
@@ -396,14 +396,14 @@ class Reader:
 
     def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
         """Each row reads on. Returns those that have read all of their window, and the logits (ready, V)."""
-        proxy = {row: row for row in windows}  # the row that reads for this one
+        proxy = {row: row for row in windows}  # which row reads on behalf of each
         if self.markov:  # of equal windows, and a maze has many, one is read for all
             first = {}
             proxy = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
         rows = sorted(set(proxy.values()))
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # with idle rows it is faster: no copy of the cache
+        if 2 * len(rows) > self.num_rows:  # reading idle rows, too, saves a copy of the cache
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -486,7 +486,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # after a time limit, too: a value, where there is one, bootstraps from here
+            if not terminated:  # also after a time limit, where values bootstrap from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -537,7 +537,7 @@ def main(args: Args) -> None:
     check_model(policy, text, env, args)
     args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
     actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
-    settle_action_length((len(text.encode(action)) for action in actions), args)  # if it has none
+    settle_action_length((len(text.encode(action)) for action in actions), args)  # the fallback: sample games
     reference = copy.deepcopy(policy)
     value_model = ValueModel(policy).to(args.device)
     parameters = [*policy.parameters(), *value_model.parameters()]
@@ -569,7 +569,7 @@ def main(args: Args) -> None:
         metrics["losses/kl_ref"] = (torch.exp(-logratio) - 1 + logratio).mean()
 
         lengths = [len(episode.rewards) for episode in episodes]
-        tokens_of = torch.arange(len(returns), device=args.device).split(lengths)  # numbers, by game
+        tokens_of = torch.arange(len(returns), device=args.device).split(lengths)  # each game's indices
         order = [i for _ in range(args.update_epochs) for i in rng.permutation(len(episodes))]
         for begin in range(0, len(order), args.minibatch_size):
             indices = order[begin : begin + args.minibatch_size]
@@ -592,7 +592,7 @@ def main(args: Args) -> None:
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
-        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # in standard errors
+        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # as standard errors
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"iteration": iteration, "num_turns": num_turns}
         run.write("last.pt", partial(torch.save, state))

@@ -8,10 +8,10 @@ the user, actions are its own. The first line of its answer is the action:
 In a Markov task it is shown obs_t alone, as all methods are. An answer without a line (empty, refused, or a
 thought that does not end) is drawn again, six times at most; then the run ends with an error.
 
-The model is behind a server with OpenAI's /chat/completions, which is given the key in OPENAI_API_KEY, or it
-is one of transformers with a chat template. Each answer is kept in data/simulators/ under all that it depends
-on: the model, the chat, the temperature and a random number for (seed, game, turn). So a run that was
-interrupted is resumed without asking anything twice, and a larger one pays for its additional games only.
+The model is served through OpenAI's /chat/completions protocol (the key is read from OPENAI_API_KEY), or it
+is a transformers model with a chat template. Each answer is stored in data/simulators/ under everything that
+it depends on: the model, the chat, the temperature and a random number for (seed, game, turn). An interrupted
+run can therefore be resumed without asking anything twice, and a larger run pays only for its extra games.
 
 Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232), which has GPT-4 play, and the scripts released with it.
 Deviations: the rules are those of envs/instructions.py, with example actions in place of the paper's few-shot

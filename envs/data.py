@@ -90,11 +90,17 @@ def fingerprint(env: Env, path: str | None = None, num_trajectories: int | None 
     """Name and digest of what `load_dataset` would stream, before any of it is generated; raises as it does."""
     if path is None:
         return _cache_name(env, num_trajectories, seed, options)
+    return f"{Path(path).name} {digest([_existing(path)])}"
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """SHA-256 of the files' contents one after the other, read in blocks: a model may be larger than the memory."""
     sha256 = hashlib.sha256()
-    with _existing(path).open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            sha256.update(block)
-    return f"{Path(path).name} {sha256.hexdigest()}"
+    for path in paths:
+        with path.open("rb") as file:
+            for block in iter(lambda file=file: file.read(1 << 20), b""):
+                sha256.update(block)
+    return sha256.hexdigest()
 
 
 def _existing(path: str) -> Path:
@@ -112,8 +118,8 @@ def _cache_name(env: Env, num_trajectories: int | None, seed: int, options: dict
     sources += [json.dumps(options).encode(), json.dumps(env.about()).encode()]
     files = [*env.files, *(Path(value) for value in options.values() if Path(value).is_file())]
     sources += [file.read_bytes() for file in files]
-    digest = hashlib.sha256(b"\0".join(sources)).hexdigest()[:8]
-    return f"{env.env_id}-{num_trajectories}-{seed}-{digest}.jsonl"
+    mark = hashlib.sha256(b"\0".join(sources)).hexdigest()[:8]
+    return f"{env.env_id}-{num_trajectories}-{seed}-{mark}.jsonl"
 
 
 def flag(value: Any) -> bool:

@@ -8,7 +8,6 @@ variable LMRL_RUNS names another folder than runs/.
 """
 
 import ctypes
-import hashlib
 import inspect
 import json
 import math
@@ -165,12 +164,9 @@ def start_model(args: Any) -> tuple[str, bool]:
 
 
 def model_digest(args: Any) -> str:
-    """Of the files of the folder that `--model` names; empty for another name."""
-    sha256 = hashlib.sha256()
+    """Digest of the files in the folder that `--model` names; empty if it names no folder."""
     files = [path for path in sorted(find_model(args).glob("*")) if path.suffix in (".json", ".safetensors")]
-    for path in files:
-        sha256.update(path.read_bytes())
-    return sha256.hexdigest()[:16] if files else ""
+    return offline_data.digest(files)[:16] if files else ""
 
 
 def make_envs(args: Any) -> VectorEnv:
@@ -318,7 +314,7 @@ class Run:
                 self.wandb.define_metric("*", step_metric="global_step")  # several rows may have one
 
     def seeds(self, split: str) -> range:
-        """Of the games of a validation (`split` "eval") or of the "test"."""
+        """The seeds of the validation games (`split` "eval") or of the test games ("test")."""
         number = self.args.num_eval_episodes if split == "eval" else self.args.num_test_episodes
         return range(SEEDS[split], SEEDS[split] + number)
 
@@ -356,7 +352,7 @@ class Run:
             offline_data.write_file(self.env, games, self.folder / "episodes.jsonl")
 
     def log_step(self, losses: dict[str, Any], num_tokens: int) -> None:
-        """Keep the losses of a gradient step on `num_tokens` tokens: `log` logs their mean, and how fast they went."""
+        """Keep the losses of a gradient step on `num_tokens` tokens; `log` logs their mean and the steps' speed."""
         self.steps.append({name: value.detach() for name, value in losses.items()})
         self.step_ends.append((time.time(), num_tokens))
 

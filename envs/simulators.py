@@ -304,13 +304,13 @@ class AnyStatus(urllib.request.HTTPErrorProcessor):
 
 
 class Server:
-    """A model behind OpenAI's /chat/completions. May be asked from many threads; `stopped`: nothing is tried again.
+    """A client of OpenAI's /chat/completions protocol, safe to use from many threads.
 
-    `model`: what the server calls it, or nothing if it has only one; `option`: what the user names it with. Raises
-    OSError if it is not there.
+    `model`: the server's name for the model, empty if it has only one; `option`: the option with which the user names
+    it. Raises OSError if there is no such model. After `stopped` is set, failed requests are not repeated.
     """
 
-    timeout = 0.0  # seconds without a byte from the server, where they are not to be TIMEOUT
+    timeout = 0.0  # seconds to wait for the next byte from the server; 0: TIMEOUT
 
     def __init__(self, url: str, model: str, option: str = "simulator_model") -> None:
         if not URL.fullmatch(url):

@@ -53,8 +53,6 @@ OWN = {"bc_maze": OFFLINE, "mc_twenty_questions": [*OFFLINE, "--beta", "1", "300
        "grpo_wordle": ["--num-groups", "2", "--group-size", "4", "--update-epochs", "2", "--learning-rate", "0.01"],
        "archer_twenty_questions": ["--num-episodes", "8", "--critic-steps", "2", "--warmup-iterations", "1",
                                    "--buffer-size", "12", "--learning-rate", "0.01"]}
-ONE_STEP = {**dict.fromkeys(("bc_maze", "mc_twenty_questions", "ilql_wordle"), ["--steps-per-iteration", "1"]),
-            **dict.fromkeys(ONLINE, ["--update-epochs", "1"]), "archer_twenty_questions": ["--critic-steps", "1"]}
 scripts = pytest.mark.parametrize("name", SCRIPTS)
 offline_scripts = pytest.mark.parametrize("name", ["bc_maze", "mc_twenty_questions", "ilql_wordle"])  # from data
 STEERED = "mc_twenty_questions", "ilql_wordle"  # a critic steers a policy that stays what it was

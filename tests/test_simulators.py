@@ -391,7 +391,7 @@ def test_a_server_is_asked(server, monkeypatch):
 
 
 def test_concurrency_is_bounded(server):
-    server.delay = 0.05
+    server.delay = 0.2  # long enough for eight threads to start, however busy the machine is
     requests = [Request(f"Is it {i}?\n") for i in range(40)]
     assert make_simulator(server.url).answer(requests) == [f"A to Is it {i}?" for i in range(40)]
     assert server.most == 8 and len(server.seen) == 40
