@@ -80,7 +80,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "endgames": dict(num_iterations=20, steps_per_iteration=500, minibatch_size=16, learning_rate=2e-3,
                      decay_from=1000, eval_every=10),
     "twenty_questions": dict(DIALOGUE, num_trajectories=300_000, num_iterations=6),
-    "guess_city": dict(DIALOGUE, num_trajectories=300_000, num_iterations=6),
+    "guess_city": dict(DIALOGUE, num_trajectories=300_000, num_iterations=10, eval_every=5),
     "car_dealer": dict(DIALOGUE, num_trajectories=50_000, num_iterations=4, eval_every=2),
 }
 PAPER = dict.fromkeys(get_args(EnvId), dict(  # for any other model, in place of TUNED

@@ -95,7 +95,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "chess": dict(BOARD, num_iterations=5, minibatch_size=4, beta=(1.0, 2.0), eval_every=5),
     "endgames": dict(BOARD, num_iterations=16, minibatch_size=16, beta=(1.0, 2.0, 4.0), eval_every=8),
     "twenty_questions": dict(TALK, num_trajectories=300_000, cql_weight=2.0, beta=(1.0, 2.0, 4.0)),
-    "guess_city": dict(TALK, num_trajectories=300_000, cql_weight=0.1, beta=(2.0, 4.0, 8.0)),
+    "guess_city": dict(TALK, num_trajectories=300_000, num_iterations=4, cql_weight=0.05, beta=(2.0, 4.0)),
     "car_dealer": dict(TALK, model=BC, num_trajectories=50_000, num_iterations=10, cql_weight=10.0,
                        beta=(2.0, 4.0, 8.0), eval_every=5),
 }

@@ -84,7 +84,7 @@ class Args:
 BC = "runs/{env_id}__bc_maze__{seed}/model"  # the BC run of the same task
 TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
     # Most games of the mazes' data are cut short. With less CQL, the bias of their G would decide how to act.
-    "maze_fo": dict(model=BC, num_trajectories=None, decay_from=10**6, cql_weight=10.0,
+    "maze_fo": dict(model=BC, num_trajectories=None, num_iterations=3, decay_from=10**6, cql_weight=10.0,
                     beta=(1.0, 2.0, 4.0, 8.0)),
     "maze_po": dict(model=BC, num_trajectories=None, num_iterations=4, learning_rate=3e-4, decay_from=10**6,
                     cql_weight=10.0, beta=(1.0, 2.0, 4.0, 8.0), eval_every=4),
@@ -98,7 +98,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
                   beta=(1.0, 2.0), eval_every=5),
     "endgames": dict(model=BC, num_trajectories=None, num_iterations=22, minibatch_size=16, gamma=0.9,
                      eval_every=11),
-    "guess_city": dict(cql_weight=0.1, beta=(2.0, 4.0, 8.0)),
+    "guess_city": dict(cql_weight=0.05, beta=(2.0, 4.0, 8.0)),
     "car_dealer": dict(model=BC, num_trajectories=50_000, num_iterations=10, cql_weight=10.0,
                        beta=(1.0, 2.0, 4.0, 8.0), eval_every=5),
 }
