@@ -36,8 +36,8 @@ from envs.car_dealer import (
     utility,
     worth,
 )
-from envs.car_dealer_sellers import offer_line, told
-from envs.car_dealer_words import BRANDS, FEATURES, LINES, SAID, TYPES, enumerate_names, money, understand, verdict
+from envs.car_dealer.language import BRANDS, FEATURES, LINES, SAID, TYPES, enumerate_names, money, understand, verdict
+from envs.car_dealer.sellers import offer_line, told
 from envs.data import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -681,9 +681,9 @@ def test_generating_leaves_the_game_alone():
 
 
 def test_new_tables_make_new_data():
-    assert {path.name for path in CarDealer.files} == {"car_dealer_lines.txt", "car_dealer_words.txt",
-                                                       "car_dealer_words.py", "car_dealer_sellers.py"}
-    assert all(path.is_file() for path in CarDealer.files)
+    folder = ROOT / "envs" / "car_dealer"
+    assert {*CarDealer.files} == {*folder.glob("*.py"), *folder.glob("*.txt")}
+    assert {"words.txt", "lines.txt", "deal.py", "sellers.py"} < {path.name for path in CarDealer.files}
 
 
 # --- Players and reference returns ---
@@ -990,7 +990,7 @@ def test_original_format(tmp_path):
     ({"p": [DIALOGUE | {"output": {"car_bought": True, "msrp": 1, "buy_price": "nan"}}]}, "instead of a finite number"),
     ({"p": [DIALOGUE | {"output": {"car_bought": True, "msrp": 1, "buy_price": 10**400}}]}, "else .*too large"),
     ({"p": [DIALOGUE | {"output": {"car_bought": "false", "msrp": 1, "buy_price": 1}}]}, "'false' instead of true or"),
-    ({"p": DIALOGUE}, "persona"), ([DIALOGUE], "persona"), (7, "persona"),
+    ({"p": DIALOGUE}, "persona"), ([7], "something else"), (7, "something else"),
 ])
 def test_bad_file_is_named(tmp_path, record, what):
     with pytest.raises(ValueError, match=r"original\.json, line 1: expected a car_dealer trajectory, found .*" + what):

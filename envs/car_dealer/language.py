@@ -1,7 +1,7 @@
 """The language of the car dealer's dialogue: what a line says (prices, discounts, cars, questions), and how it is said.
 
 `understand` reads any text, of which it hears the first 1,000 characters, by the regular expressions of
-`car_dealer_words.txt`. `say` draws from the lists of `car_dealer_lines.txt`.
+`words.txt`. `say` draws from the lists of `lines.txt`.
 """
 
 import random
@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-WORDS_FILE, LINES_FILE = (Path(__file__).with_name(f"car_dealer_{name}.txt") for name in ("words", "lines"))
+WORDS_FILE, LINES_FILE = (Path(__file__).with_name(f"{name}.txt") for name in ("words", "lines"))
+FILES = tuple(sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".txt")))  # the task's
 HEARD = 1000  # characters of a line
 
 # The words that end the dialogue, of scripted buyers and of language models.
@@ -85,7 +86,7 @@ class Line(NamedTuple):
     offered: frozenset[str] = frozenset()
     denied: frozenset[str] = frozenset()
     asked_about: frozenset[str] = frozenset()
-    intents: frozenset[str] = frozenset()  # see car_dealer_words.txt; those of questions begin with `?`
+    intents: frozenset[str] = frozenset()  # see words.txt; those of questions begin with `?`
 
 
 def digits(match: re.Match) -> str:
@@ -232,3 +233,10 @@ def say(rng: random.Random, who: str, key: str, *others: str, **slots: str) -> s
     line = rng.choice(next(LINES[f"{who} {name}"] for name in (key, *others) if f"{who} {name}" in LINES))
     line = line.format(**slots)
     return line[0].upper() + line[1:]
+
+
+def as_heard(action: str) -> tuple[str, bool]:
+    """(the line, whether it is valid)."""
+    first, newline, _ = action.partition("\n")
+    text = (first + ("" if newline or first.endswith("…") else "…"))[:HEARD]
+    return text + "\n", bool(newline) and not first.endswith("…") and any(map(str.isalnum, text))

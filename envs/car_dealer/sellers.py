@@ -10,10 +10,10 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from envs import Player
-from envs.car_dealer_words import BRANDS, FEATURES, SAID, TYPES, Line, enumerate_names, money, say, understand
+from envs.car_dealer.buyer import BUDGETS
+from envs.car_dealer.deal import MIN_PRICE
+from envs.car_dealer.language import BRANDS, FEATURES, SAID, TYPES, Line, enumerate_names, money, say, understand
 
-MIN_PRICE = 1000  # in $
-BUDGETS = (10_000, 30_000, 50_000, 70_000, 90_000)
 
 class Seller(NamedTuple):
     """A seller of the data: chances to ask, to heed what is said, to chatter; what of a named limit it asks; what of
