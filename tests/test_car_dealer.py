@@ -106,7 +106,7 @@ def test_prices(before, text, price):
 def test_list_price(line, list_price, price):
     offer = hear(Offer(), understand(line))
     assert (offer.list_price, offer.price) == (list_price, price)
-    assert hear(offer, understand("Today it is $20,000."))[3:] == (list_price, 20_000, 20_000, "")
+    assert hear(offer, understand("Today it is $20,000."))[3:7] == (list_price, 20_000, 20_000, "")
     assert hear(offer, understand("The list price is $50,000.")).list_price == list_price
 
 
@@ -125,14 +125,13 @@ def test_list_price_and_lowest_of_a_line(line, list_price, lowest):
 
 
 @pytest.mark.parametrize("line", [
-    "$45,000 plus tax", "$45,000 plus taxes", "forty-five thousand dollars plus tax", "$45,000 before tax.",
-    "$45,000 including tax", "$45,000 with insurance", "$45,000 and $900 sales tax",
+    "$45,000 including tax", "$45,000 with insurance", "$45,000 with tax and title", "$45,000, taxes included",
     "$45,000 and I throw in floor mats for free.", "$45,000, and I throw it in for free.",
     "$45,000, the service is free of charge", "Can you go up to $45,000?", "Would you be willing to go up to $45,000?",
     "Could you stretch to $45,000?",
 ])
 def test_everyday_prices(line):
-    assert hear(Offer(), understand(line))[3:] == (45_000, 45_000, 45_000, "")
+    assert hear(Offer(), understand(line))[3:7] == (45_000, 45_000, 45_000, "")
 
 
 @pytest.mark.parametrize(("line", "joke"), [
@@ -476,7 +475,7 @@ def test_sellers_hear_what_is_said(persona):
                 env = game(persona)
                 text = line.format(**wishes, **shown, names=names)
                 env.lines = ["Hello.\n", text + "\n"]
-                known = told(env)
+                known = told(env.lines)
                 heard = {known.brand, known.type, *known.features} - {""}
                 expected = {name for name in SAID if SAID[name] in text and key != "buyer extras"}
                 assert heard == expected, text

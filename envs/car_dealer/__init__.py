@@ -63,6 +63,7 @@ from envs.car_dealer.sellers import (
     good_player,
     player_of,
     random_player,
+    told,
 )
 from envs.data import flag
 
@@ -159,7 +160,7 @@ class CarDealer(Env):
         """Hear a line of the seller."""
         text, self.valid = as_heard(action)
         self.line = understand(text) if self.valid else Line()
-        self.before, self.offer = self.offer, hear(self.offer, self.line)
+        self.before, self.offer = self.offer, heard(self.offer, self.line, self.lines)
         questions = {name for name in QUESTIONS if name in self.line.intents}
         self.asked, self.again = self.asked | questions, self.asked & questions
         self.turns += 1
@@ -223,9 +224,10 @@ class CarDealer(Env):
     def measures(self, trajectory: Trajectory) -> dict[str, float]:
         """Revenue in $1,000, and the discount on the list price; both 0 without a sale."""
         offer = Offer()
-        for text in conversation(trajectory)[::2]:
-            text, valid = as_heard(text)
-            offer = hear(offer, understand(text)) if valid else offer
+        lines = conversation(trajectory)
+        for number in range(0, len(lines), 2):
+            text, valid = as_heard(lines[number])
+            offer = heard(offer, understand(text), lines[:number]) if valid else offer
         if not (trajectory.success and offer.price):
             return {"revenue": 0.0, "discount": 0.0}
         return {"revenue": offer.price / 1000, "discount": 1 - offer.price / offer.list_price}
@@ -284,6 +286,12 @@ class CarDealer(Env):
         """The line after the last one."""
         result = f"Sold for {money(self.offer.price)}." if self.sold else "No sale."
         return f"{result} The customer's card: {self.profile}"
+
+
+def heard(offer: Offer, line: Line, lines: list[str]) -> Offer:
+    """The offer after a line of the seller; `lines` are those before it, of both."""
+    refers = bool(line.cars or line.intents & {"wished car", "wished features"})  # to what the buyer has said
+    return hear(offer, line, told(lines) if refers else None)
 
 
 def conversation(trajectory: Trajectory) -> list[str]:

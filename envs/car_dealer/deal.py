@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from envs.car_dealer.language import BRANDS, FEATURES, TYPES, Line
+from envs.car_dealer.language import BODIES, BRANDS, FEATURES, TYPES, Line
 
+LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none below this
 MIN_PRICE, MAX_PRICE = 1000, 150_000  # in $; any other price is taken for a joke
-BODIES = {"sedan", "convertible", "truck", "SUV"}  # a car is one of them, and may be luxury or electric besides
 
 
 class Offer(NamedTuple):
@@ -16,8 +16,9 @@ class Offer(NamedTuple):
     features: frozenset[str] = frozenset()
     list_price: float = 0
     price: float = 0
-    lowest: float = 0  # of all prices so far
+    lowest: float = 0  # of all prices of this car so far
     joke: str = ""  # `high` or `low`: the last line asked for a price that does not count
+    others: tuple["Offer", ...] = ()  # other cars before, as they were offered last
 
 
 class Buyer(NamedTuple):
@@ -31,36 +32,103 @@ class Buyer(NamedTuple):
     limits: tuple[int, int]
 
 
-def hear(offer: Offer, line: Line) -> Offer:
-    """The offer behind a line of the seller."""
+class Told(NamedTuple):
+    """What the buyer has said so far."""
+
+    brand: str = ""
+    type: str = ""
+    features: tuple[str, ...] = ()
+    limits: tuple[int, ...] = ()
+    last: frozenset[str] = frozenset()  # intents of his last line
+
+
+class Asked(NamedTuple):
+    """The prices of a line, in $; 0: none."""
+
+    price: float = 0  # the last one
+    list_price: float = 0
+    all: tuple[float, ...] = ()  # asking prices that count
+    joke: str = ""
+
+
+def hear(offer: Offer, line: Line, told: Told | None = None) -> Offer:
+    """The offer after a line of the seller: of several cars, the one that is most like what the buyer has `told`."""
+    offers = []
+    for car in line.cars or (line,):
+        offer = hear_car(offer, car, told or Told())
+        offers.append(offer)
+    if told and offers[1:]:
+        best = max(reversed(offers), key=lambda offer: (offer.price > 0, offer.brand == told.brand,
+                                                         told.type in offer.types))
+        return best._replace(others=tuple(other for other in (*offer.others, offer) if not is_same_car(other, best)))
+    return offer
+
+
+def hear_car(offer: Offer, line: Line, told: Told) -> Offer:
+    """The offer after a line that is about one car."""
+    car = describe(offer, line, told)
+    known = next((other for other in offer.others if is_same_car(other, car)), Offer())
+    before = offer if is_same_car(offer, car) else known
+    asked = prices_of(offer, line)
+    price = asked.price or (offer.price if before is offer or "same price" in line.intents else 0)
+    list_price = offer.list_price
+    if price and not before.list_price:  # the first price of this car
+        list_price = max(offer.list_price, asked.list_price or price, price)
+    dearer = is_full(offer) and bool(car.features - before.features)  # more of a car may cost more
+    lowest = 0 if "withdrawn" in line.intents or before is offer and dearer else before.lowest
+    lowest = min([price, lowest or price, *(() if asked.joke else asked.all)]) if price else before.lowest
+    others = offer.others
+    if before is not offer:
+        others = (*(other for other in others if other is not known), offer._replace(others=(), joke=""))
+    return car._replace(list_price=list_price, price=price, lowest=lowest, joke=asked.joke, others=others)
+
+
+def describe(offer: Offer, line: Line, told: Told) -> Offer:
+    """Brand, types and features of the car on offer after a line."""
     named = [name for name in BRANDS if name in line.offered]
     types, features = line.offered & {*TYPES}, line.offered & {*FEATURES}
+    wished = line.intents & {"wished car", "wished features"}
+    if wished:
+        features |= {*told.features}
+    if "wished car" in wished or wished and not (named or types or offer.brand or offer.types):
+        named = named or [told.brand]
+        types |= {told.type} - {""}
     brand = named[0] if len(named) == 1 else offer.brand
     types = types if len(types & BODIES) <= 1 else frozenset()  # all kinds of cars are none
-    other = brand != offer.brand or types & BODIES and offer.types & BODIES and types & BODIES != offer.types & BODIES
-    if other and offer.brand:
-        types = types or offer.types
-    else:
-        types, features = types if other and types else types | offer.types, features | offer.features
-    first = asked = listed = 0
+    if is_same_car(offer, Offer(brand, types)):
+        other_body = types & BODIES and types & BODIES != offer.types & BODIES
+        types = types | (offer.types - BODIES if other_body else offer.types)
+        features |= offer.features
+    return Offer(brand, types or offer.types, features - line.denied)
+
+
+def is_same_car(offer: Offer, other: Offer) -> bool:
+    """Whether nothing speaks against it: what is not known of a car may be anything."""
+    if offer.brand and other.brand and offer.brand != other.brand:
+        return False
+    bodies, other_bodies = offer.types & BODIES, other.types & BODIES
+    return not (bodies and other_bodies and bodies != other_bodies)
+
+
+def prices_of(offer: Offer, line: Line) -> Asked:
+    """The prices that a line asks and names, with discounts taken off."""
+    asking, listed, asked, zero, corrected = [], 0.0, 0.0, False, False
     for role, amount in line.prices:
-        if role == "ask":
-            asked, first = amount, first or amount
+        base = asked or listed or (offer.price if role[:4] in ("more", "mayb") else offer.list_price)
+        if role == "correct":
+            corrected = True
         elif role == "list":
             listed = amount
-        else:
-            base = asked or listed or (offer.price if role[:4] == "more" else offer.list_price)
-            asked = base - (base * amount if role[-1] == "%" else amount) if base else 0
-    zero = any(role == "ask" and amount <= 0 for role, amount in line.prices)
+        elif role == "ask" or role == "maybe" and amount >= (base / 2 or LEAST_LIKELY):
+            asking = [amount] if corrected else [*asking, amount]
+            asked, zero, corrected = amount, zero or amount <= 0, False
+        elif base and role != "maybe":
+            asked = base - (base * amount if role[-1] == "%" else amount)
     asked = round(asked or (0 if offer.price else listed))
     joke = "low" if zero or asked and asked < MIN_PRICE else "high" if asked > MAX_PRICE else ""
-    price = offer.price if joke else asked or offer.price
-    listed = next((round(amount) for amount in (listed, first) if MIN_PRICE <= amount <= MAX_PRICE), price)
-    listed = offer.list_price or max(listed, price)
-    counting = [round(amount) for role, amount in line.prices if role == "ask" and MIN_PRICE <= amount <= MAX_PRICE]
-    heard = [] if joke else counting  # not the last price alone: a line cannot raise its own
-    return Offer(brand, types, features - line.denied, listed if price else 0, price,
-                 min([price, offer.lowest or price, *heard]), joke)
+    first = next((round(amount) for amount in (listed, *asking[:1]) if MIN_PRICE <= amount <= MAX_PRICE), 0)
+    counting = tuple(round(amount) for amount in asking if MIN_PRICE <= amount <= MAX_PRICE)
+    return Asked(0 if joke else asked, first, counting, joke)
 
 
 def is_full(offer: Offer) -> bool:

@@ -6,7 +6,9 @@
 
 import random
 import re
+from difflib import get_close_matches
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +23,14 @@ REJECT = re.compile(r"\b(?:goodbye|no deal|i(?:'m| am) leaving)\b")
 UNLESS = re.compile(r"\b(?:if|unless|would|could|not|never)\b|n't\b|\?")  # no acceptance in such a sentence
 
 
-def read_words() -> dict[str, dict[str, tuple[str, str]]]:
-    """{kind: {name: (how it is said, its regular expression)}}."""
-    words: dict[str, dict[str, tuple[str, str]]] = {}
+def read_words() -> dict[str, list[tuple[str, str, str]]]:
+    """{kind: [(name, how it is said, its regular expression), …]}."""
+    rows: dict[str, list[tuple[str, str, str]]] = {}
     for row in WORDS_FILE.read_text(encoding="utf-8").splitlines():
         if row and not row.startswith("#"):
             kind, name, said, pattern = (field.strip() for field in row.split(" | ", 3))
-            words.setdefault(kind, {})[name] = said, pattern
-    return words
+            rows.setdefault(kind, []).append((name, said, pattern))
+    return rows
 
 
 def read_lines() -> dict[str, list[str]]:
@@ -42,16 +44,26 @@ def read_lines() -> dict[str, list[str]]:
     return lines
 
 
-WORDS, LINES = read_words(), read_lines()
+ROWS, LINES = read_words(), read_lines()
+WORDS = {kind: {name: (said, pattern) for name, said, pattern in rows} for kind, rows in ROWS.items()}
 SAID = {name: said for kind in ("brand", "type", "feature") for name, (said, _) in WORDS[kind].items()}
 NAMES = list(SAID)
 BRANDS, TYPES, FEATURES = (list(WORDS[kind]) for kind in ("brand", "type", "feature"))
-MENTION = re.compile(r"\b(?:" + "|".join(
-    f"(?P<n{i}>{pattern})" for i, (_, pattern) in enumerate(entry for kind in ("brand", "type", "feature")
-                                                            for entry in WORDS[kind].values())) + r")(?!\w)")
+BODIES = {"sedan", "convertible", "truck", "SUV"}  # a car is one of them, and may be luxury or electric besides
+NAME_PATTERNS = [pattern for kind in ("brand", "type", "feature") for _, pattern in WORDS[kind].values()]
+MENTION = re.compile(r"\b(?:" + "|".join(f"(?P<n{i}>{pattern})" for i, pattern in enumerate(NAME_PATTERNS)) + r")(?!\w)")
+BRAND = re.compile(r"\b(?:" + "|".join(pattern for _, pattern in WORDS["brand"].values()) + ")")
+OTHER_CAR = re.compile(rf",? (?:and|but|while|whereas|or) (?:for )?(?=(?:(?:the|a|an|this|that|our|my|one) )?(?:\w+ )?{BRAND.pattern})"
+                       rf"|, (?=(?:the|a|an|this|that|our|my) (?:\w+ )?{BRAND.pattern})"
+                       rf"|,? (?:and |but )?(?=\$?\d[\w,.]*(?: \w+)? for (?:the|a|an|this|that) (?:\w+ )?{BRAND.pattern})")
 INTENTS = {name: re.compile(rf"\b(?:{pattern})" if pattern[0] != "^" else pattern)
            for name, (_, pattern) in WORDS["intent"].items()}
 CONTEXT = {name: re.compile(pattern, re.ASCII) for name, (_, pattern) in WORDS["context"].items()}
+SPELLING, REWRITES = ([(re.compile(pattern, re.ASCII), instead) for instead, _, pattern in ROWS[kind]]
+                      for kind in ("spelling", "rewrite"))
+PRICES = [(role, where, re.compile(pattern, re.ASCII)) for role, where, pattern in ROWS["price"]]
+FILLERS, TYPOS, NO_TYPOS = ({*pattern.split()} for _, _, pattern in ROWS["filler"] + ROWS["typo"])
+SLIP = 0.82  # how similar a word has to be to one that is meant
 NUMBERS = {word: value for value, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen".split())} | {word: 10 * tens for tens, word in enumerate(
@@ -59,26 +71,49 @@ NUMBERS = {word: value for value, word in enumerate(
 SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 NUMBER = "(?:" + "|".join([*sorted(NUMBERS, key=len, reverse=True), *SCALES]) + ")"
 IN_WORDS = re.compile(rf"(?<!\d )\b{NUMBER}(?:[ -](?:and )?{NUMBER})*\b")
+AND_HUNDREDS = re.compile(r"\b(\d+) (?:thousand|grand|k) (?:and )?(\d{3}|\d hundred)\b(?! ?(?:off|less))", re.ASCII)
+AND_A_HALF = re.compile(r"(\d) and a half (?:1000|grand|k)\b")
 AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
     r"(?:(?<![\w.,/:#'-])(-|minus |negative )?|(?=\$))(us\$|\$|usd)? ?"
     r"(\d{1,3}(?:[,.']\d{3})+(?!\d)(?:\.\d\d?(?!\d))?|\d+(?:\.\d+)?)"
     r"(?: ?-?(k|grand|thousand|million|mil|m|hundred)(?!\w))?(?!\w)"
     r"(?: ?(%|percent\b|per cent\b|dollars?\b|bucks\b|usd\b|\$))?", re.ASCII)
 SCALE = {"k": 1000, "grand": 1000, "thousand": 1000, "million": 10**6, "mil": 10**6, "m": 10**6, "hundred": 100}
-SPACED = re.compile(r"\b\d{1,3} \d{3}(?= ?(?:dollars|bucks|usd|\$))|(?<=\$)\d{1,3} \d{3}\b", re.ASCII)  # 20 000
+MOST_AMOUNTS = 20  # heard of a sentence
 FREE = re.compile(  # the car, not what comes with it
     r"\b(?:(?:it|yours|this|(?:this|that) one|car|vehicle|" + "|".join(
         pattern for kind in ("brand", "type") for _, pattern in WORDS[kind].values())
     + r")(?: is)?(?: yours| away| to you)? (?:for free|free of charge|as a gift)"
     r"|(?:it|car|this one) is free|it's free)\b")
+RANGED = ("ask", "maybe", "list")
 RANGE = re.compile(r" ?(?:to|and|or|-) ?")
+SEPARATOR = re.compile(r"[,:;()]| - |\.{2,}|\b(?:and|but|or|because|since|so|while|although|though|which|when|whereas)\b")
+EQUIPPED = re.compile(  # `with a sunroof, and heated seats`
+    r",? ?\b(?:with|has|have|having|features|featuring|including|includes|and|in)\b(?: (?!for\b|costs?\b|add\b)[\w'-]+){0,3}? &"
+    r"(?:(?:,|,? and|,? or|,? plus|,? as well as|,? &| with)(?: (?!for\b|costs?\b|add\b|is\b)[\w'-]+){0,3}? [@&])*(?! (?:is|are|costs?|runs?)\b)")
+INCLUDED = re.compile(  # what a price is for, besides the car
+    r"\b(?:with|including|includes?|incl\.?|inclusive of|complete with|comes with|featuring|equipped with|without|plus|has|"
+    r"having|that has|w/o)\b(?: (?!(?:\w+ )?(?:discount|rebate|reduction|price)\b|for\b|at\b|is\b|are\b|costs?\b|would\b|will\b|comes?\b|now\b|goes\b|can\b|i\b|you\b|to\b)"
+    r"[\w@&~'/-]+)+", re.ASCII)
+VERB = re.compile(r"\W*(?:is|was|costs?|would be|comes? to|runs?|will be)\b")
+SHORTHAND = re.compile(  # `I can do 45`: thousands
+    r"\b(?:ask(?:ing)?|want|price(?: is|'s)?|costs?|(?:i|we)(?:'d|'ll| can| could| would| will|'m| am|'re)?(?: \w+)? (?:do|take|go|"
+    r"at|offer)|down to|make (?:it|that)|yours for|have it for|let (?:it|her|him|this one) go for|settle (?:for|at|on)|"
+    r"call it|how about|let's say|take it for|meet you at|final offer|best (?:i can do|price|offer))(?: is| only| just|:)* #"
+    r"(?: flat| even| firm| then| today| cash| for (?:it|you|this|that|her|the @+)| tops| all in| out the door| net| and| as)*"
+    r"\W*$")
+ECHO = r"(?:no\b|never|not\b|you must|you're|are you|impossible|forget|out of|ha\b|that would|that's|i would|i'd|i can't|sorry)"
 
 # --- Understanding ---
 
 
 class Line(NamedTuple):
-    """What a line says; of names those that are offered, denied and asked about. Prices: (`ask`, `list`, `off`, `more`
-    (off the last price) or `%`, `more%`; amount) in the order in which they are named."""
+    """What a line says; of names those that are offered, denied and asked about.
+
+    Prices are (role, amount) in the order in which they are named. Roles: `ask`; `maybe`, an asking price if it is near
+    the last one; `list`; `off` and `off%` of the list price, `more` and `more%` of the last one; `correct`, which takes
+    back those before it.
+    """
 
     num_words: int = 0
     prices: tuple[tuple[str, float], ...] = ()
@@ -87,63 +122,159 @@ class Line(NamedTuple):
     denied: frozenset[str] = frozenset()
     asked_about: frozenset[str] = frozenset()
     intents: frozenset[str] = frozenset()  # see words.txt; those of questions begin with `?`
+    cars: tuple["Line", ...] = ()  # what it says of each of several cars
 
 
 def digits(match: re.Match) -> str:
-    """A number in words as digits; left as it is where it is none, such as `one two`."""
+    """A number in words as digits, `forty-two five` as 42500; left as it is where it is none, such as `one two`."""
+    words = [word for word in re.split("[ -]", match[0]) if word != "and"]
+    value = number_of(words)
+    for cut in range(1, len(words)) if value is None else ():
+        thousands, rest = number_of(words[:cut]), number_of(words[cut:])
+        hundreds = spoken_hundreds(words[cut:], rest)
+        if thousands and 11 <= thousands < 100 and hundreds:
+            value = 1000 * thousands + hundreds
+    return match[0] if value is None else str(value)
+
+
+def number_of(words: list[str]) -> int | None:
+    """The number that the words are; None if they are none."""
     total = current = 0
-    last = 100
-    for word in re.split("[ -]", match[0]):
-        if word in SCALES and word != "hundred":
-            total, current, last = total + (current or 1) * SCALES[word], 0, 100
-        elif word == "hundred":
+    last = 100  # the next word has to be less
+    for word in words:
+        if word == "hundred":
             current, last = (current or 1) * 100, 100
-        elif word != "and":
-            if NUMBERS[word] >= last or NUMBERS[word] >= 10 and last < 100:
-                return match[0]
+        elif word in SCALES:
+            total, current, last = total + (current or 1) * SCALES[word], 0, 100
+        elif NUMBERS[word] >= last or NUMBERS[word] >= 10 and last < 100:
+            return None
+        else:
             current, last = current + NUMBERS[word], 10 if NUMBERS[word] >= 20 else 1
-    return str(total + current)
+    return total + current
+
+
+def spoken_hundreds(words: list[str], value: int | None) -> int | None:
+    """What `five`, `five hundred` or `nine ninety-five` adds to thousands that were named before."""
+    if value is not None:
+        return 100 * value if value < 10 else value if 100 <= value < 1000 and value % 100 == 0 else None
+    first, rest = number_of(words[:1]), number_of(words[1:])
+    return 100 * first + rest if first and rest and first < 10 <= rest < 100 else None
+
+
+class Amount(NamedTuple):
+    """An amount of a sentence: where it stands, its value, how it is written, and what it is about."""
+
+    start: int
+    end: int
+    value: float
+    percent: bool
+    marked: bool  # as money
+    role: str  # see the rows `price` of words.txt
 
 
 def amounts_in(sentence: str) -> tuple[list[tuple[str, float]], list[int]]:
     """(prices, amounts) of a sentence in lower case, as in `Line`."""
-    text = CONTEXT["no amount"].sub("#", FREE.sub("it for $0", sentence))
-    text = SPACED.sub(lambda match: match[0].replace(" ", ""), text)
-    text = re.sub(r"(\d) and a half (?:1000|grand|k)\b", r"\1.5k", IN_WORDS.sub(digits, text))
-    text = re.sub(r"\bhalf (?:off|the price|price)\b", "50% off", text)
-    prices, amounts, end = [], [], 0
-    for match in AMOUNT.finditer(text):
+    text = with_digits(sentence)
+    found = find_amounts(text)
+    prices, money_amounts = [], []
+    corrections = [match.start() for match in CONTEXT["correction"].finditer(text)]
+    for number, amount in enumerate(found):
+        role = amount.role
+        if corrections and corrections[0] < amount.start:
+            prices.append(("correct", 0.0))
+            corrections = [place for place in corrections if place > amount.start]
+        if not amount.percent and role not in ("none unit", "none each", "none currency"):
+            money_amounts.append(int(abs(amount.value)))
+        if role in RANGED and number and is_range(found[number - 1], amount, text):
+            prices = prices if found[number - 1].role == "none limit" else prices[:-1]  # a range is no price
+        elif not role.startswith("none"):
+            prices.append((role + "%" * amount.percent, amount.value))
+    return prices + [("correct", 0.0)] * bool(corrections), money_amounts
+
+
+def is_range(first: Amount, second: Amount, text: str) -> bool:
+    """Whether `from $20,000 to $25,000` is said, or the like."""
+    between = RANGE.fullmatch(text[first.end : second.start])
+    return bool(between) and first.role in (*RANGED, "none limit") and first.value <= second.value
+
+
+def with_digits(sentence: str) -> str:
+    """The sentence with the names as @ and &, and what is a number as digits."""
+    text = FREE.sub("it for $0", re.sub("[#~@&]", " ", sentence))
+    text = MENTION.sub(lambda match: "&" if NAMES[int(match.lastgroup[1:])] in FEATURES else "@", text)
+    for pattern, instead in REWRITES:
+        text = pattern.sub(instead, text)
+    text = AND_A_HALF.sub(r"\1.5k", IN_WORDS.sub(digits, text))
+    return AND_HUNDREDS.sub(lambda match: match[1] + match[2].replace(" hundred", "00"), text)
+
+
+def find_amounts(text: str) -> list[Amount]:
+    """The amounts that are of money or percent, with their roles."""
+    matches = list(islice(AMOUNT.finditer(text), MOST_AMOUNTS))
+    foreign = bool(CONTEXT["foreign"].search(text))
+    found = []
+    for match in matches:
         sign, money, number, scale, unit = match.groups()
-        before, behind = text[max(0, match.start() - 45) : match.start()], text[match.end() : match.end() + 30]
-        group = re.fullmatch(r"(\d{1,3}(?:[,.']\d{3})+)(\.\d+)?", number)
-        number = re.sub("[,.']", "", group[1]) + (group[2] or "") if group else number
-        value = min(1e9, float(number) * SCALE.get(scale, 1))
-        off = bool(CONTEXT["off behind"].match(behind) or CONTEXT["off before"].search(before))
-        further = "more" if CONTEXT["further"].search(before[-20:]) or CONTEXT["further"].match(behind.lstrip()) else ""
-        if unit and unit[0] in "%p":
-            if off and not CONTEXT["note"].search(before) and value < 100:
-                prices.append((f"{further}%", value / 100))
+        sentence, clause = around(text, match, matches)
+        percent = bool(unit) and unit[0] in "%p"
+        value = value_of(number, scale)
+        marked = bool(money or unit or scale and scale != "m")
+        if not marked and SHORTHAND.search(clause) and 10 <= value <= 150:
+            value, marked = value * 1000, True
+        role = role_of(sentence, clause, percent)
+        group = re.search(r"\d[,.']\d{3}", number)
+        bare = not marked and (value < 1000 or value != int(value) or not group and 1900 <= value < 2100)
+        if bare and not (role in ("off", "more") and 50 <= value) or scale == "m" and not money:
             continue
-        bare = not (money or unit or scale and scale != "m")
-        if CONTEXT["other unit"].match(behind) or scale == "m" and not money or bare and (
-                value < 1000 or value != int(value) or not group and 1900 <= value < 2100):
-            continue
-        amounts.append(int(value))
-        value = -value if sign else value
-        if off and not (sign and not money):
-            if not CONTEXT["note"].search(before):
-                prices.append((further or "off", abs(value)))
-        elif sign == "minus ":
-            prices.append(("off", abs(value)))
-        elif prices and prices[-1][0] in ("ask", "list") and prices[-1][1] <= value and RANGE.fullmatch(
-                text[end : match.start()]):
-            prices.pop()  # a range is no price
-        elif CONTEXT["list before"].search(before):
-            prices.append(("list", value))
-        elif not CONTEXT["none before"].search(before):
-            prices.append(("ask", value))
-        end = match.end()
-    return prices, amounts
+        if percent:
+            role = role if role in ("off", "more", "of") and value < 100 else "none percent"
+            value = value / 100 if role != "of" else 1 - value / 100
+            role = "off" if role == "of" else role
+        elif role == "of":
+            role = "none part"
+        if foreign and not money and unit not in ("dollars", "bucks", "usd", "$"):
+            role = "none currency"
+        if sign == "minus " and not percent and not role.startswith("none"):
+            role = "off"
+        elif sign and role in ("ask", "maybe", "list"):
+            value = -value
+        found.append(Amount(match.start(), match.end(), value, percent, marked, role))
+    return found
+
+
+def value_of(number: str, scale: str | None) -> float:
+    """The value of a number in digits, with points or commas between its thousands."""
+    group = re.fullmatch(r"(\d{1,3}(?:[,.']\d{3})+)(\.\d+)?", number)
+    number = re.sub("[,.']", "", group[1]) + (group[2] or "") if group else number
+    return min(1e9, float(number) * SCALE.get(scale, 1))
+
+
+def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, str]:
+    """(sentence, clause) of an amount, in which it is # and others are ~; the clause without what is included."""
+    pieces, end = [], 0
+    for other in matches:
+        pieces += [text[end : other.start()], "#" if other is match else "~"]
+        end = other.end()
+    sentence = "".join(pieces) + text[end:]
+    text = EQUIPPED.sub("", sentence)
+    place = text.index("#")
+    begin = max((found.end() for found in SEPARATOR.finditer(text, 0, place)), default=0)
+    stop = SEPARATOR.search(text, place + 1)
+    clause = text[begin : stop.start() if stop else len(text)]
+    if text[begin - 1 : begin] == "," and VERB.match(clause):
+        clause = text[: SEPARATOR.search(text).start()] + clause  # its subject stands before
+    return sentence, INCLUDED.sub("", clause)
+
+
+def role_of(sentence: str, clause: str, percent: bool) -> str:
+    """What an amount is about: the first of the rows that fits."""
+    bare = not percent and not {*re.findall(r"[a-z']+", clause)} - FILLERS and not re.search(r"\bnot?\b", clause)
+    for role, where, pattern in PRICES:
+        if where == "clause" and bare:
+            return "ask"
+        if pattern.search(sentence if where == "sentence" else clause):
+            return role.removesuffix(" question")
+    return "maybe"
 
 
 @lru_cache(maxsize=32_768)
@@ -153,27 +284,16 @@ def understand_sentence(sentence: str) -> Line:
     if CONTEXT["claim"].search(sentence):
         return Line(num_words)
     asks = bool(CONTEXT["asks"].search(sentence))
-    intents = {name for name, pattern in INTENTS.items()
-               if (asks or name[0] != "?") and pattern.search(sentence)}
-    if intents & {"?brand", "?features", "?budget"}:
-        intents -= {"?needs"}  # a question for one thing only
-    elif "?needs" in intents:
-        intents -= {"?type"}
-    if CONTEXT["own car"].search(sentence):
-        intents -= {"?needs", "?brand", "?type"}  # small talk
     prices, amounts = amounts_in(sentence)
-    if "?budget" in intents and prices:
+    intents = intents_of(sentence, asks)
+    asked = any(role != "correct" for role, _ in prices)
+    if "?budget" in intents and asked:
         if CONTEXT["fits"].search(sentence):
             intents = intents - {"?budget"} | {"close"}
         else:
-            prices = []
-    probing = asks and not prices and CONTEXT["probe"].search(sentence) and not CONTEXT["showing"].search(sentence)
-    offered, denied = set(), set()
-    for match in MENTION.finditer(sentence):
-        name = NAMES[int(match.lastgroup[1:])]
-        names = {name, "heated seats"} if name == "leather seats" and "heated" in match[0] else {name}
-        names |= {"leather seats"} if name == "heated seats" and "leather" in match[0] else set()
-        (denied if CONTEXT["denied"].search(sentence, 0, match.start()) else offered).update(names)
+            prices, asked = [], False
+    probing = asks and not asked and CONTEXT["probe"].search(sentence) and not CONTEXT["showing"].search(sentence)
+    offered, denied = names_in(sentence)
     for kind, names in (("?brand", BRANDS), ("?type", TYPES), ("?features", FEATURES)):
         if probing and " or " in sentence and len(offered & {*names}) > 1:
             intents = intents - {"?needs"} | {kind}  # no question of yes or no
@@ -181,23 +301,129 @@ def understand_sentence(sentence: str) -> Line:
                 frozenset(denied), frozenset(offered) if probing else frozenset(), frozenset(intents))
 
 
+def intents_of(sentence: str, asks: bool) -> set[str]:
+    """What the sentence does."""
+    intents = {name for name, pattern in INTENTS.items() if (asks or name[0] != "?") and pattern.search(sentence)}
+    kinds = intents & {"?brand", "?type", "?features"}
+    if len(kinds) > 1 or intents & {"?needs", "?features"} and CONTEXT["everything"].search(sentence):
+        intents = intents - {"?brand", "?type"} | {"?needs", "?features"}
+    elif intents & {"?brand", "?features", "?budget"}:
+        intents -= {"?needs"}  # a question for one thing only
+    elif "?needs" in intents:
+        intents -= {"?type"}
+    if CONTEXT["own car"].search(sentence):
+        intents -= {"?needs", "?brand", "?type"}  # small talk
+    for name in ("wished car", "wished features"):
+        found = CONTEXT[name].search(sentence)
+        if found and not (asks or CONTEXT["not wished"].search(sentence[: found.end()])):
+            intents.add(name)
+    return intents | {name for name in ("same price", "withdrawn") if CONTEXT[name].search(sentence)}
+
+
+def names_in(sentence: str) -> tuple[set[str], set[str]]:
+    """(names offered, names denied) in a sentence."""
+    offered, denied = set(), set()
+    masked, ends, end = "", [], 0
+    places: dict[str, int] = {}
+    for match in MENTION.finditer(sentence):
+        name = NAMES[int(match.lastgroup[1:])]
+        masked += sentence[end : match.start()] + ("&" if name in FEATURES else "@")
+        end = match.end()
+        ends.append((name, match[0], len(masked)))
+    masked += sentence[end:]
+    for name, said, place in ends:
+        names = {name, "heated seats"} if name == "leather seats" and "heated" in said else {name}
+        names |= {"leather seats"} if name == "heated seats" and "leather" in said else set()
+        if is_denied(masked, place):
+            denied |= names
+        elif not is_aside(masked, place):
+            offered |= names
+            places |= dict.fromkeys(names, place)
+    for correction in CONTEXT["correction"].finditer(masked):
+        for kind in ({*BRANDS}, BODIES):
+            earlier = {name for name in offered & kind if places[name] <= correction.start()}
+            offered -= earlier if earlier != offered & kind else set()  # `this Audi, sorry, this BMW`
+    return offered, denied
+
+
+def is_denied(masked: str, place: int) -> bool:
+    """Whether the name that ends at `place` is said not to be there."""
+    begin = max(masked.rfind(mark, 0, place - 1) for mark in ".;!?:") + 1
+    before = CONTEXT["denied"].search(masked[begin : place - 1])
+    if before and not CONTEXT["resets"].match(before[0]):
+        return True
+    return bool(CONTEXT["denied behind"].match(masked, place))
+
+
+def is_aside(masked: str, place: int) -> bool:
+    """Whether the name that ends at `place` is of another's car, in its clause."""
+    begin = max((found.end() for found in SEPARATOR.finditer(masked, 0, place - 1)), default=0)
+    stop = SEPARATOR.search(masked, place)
+    return bool(CONTEXT["aside"].search(masked[begin : stop.start() if stop else len(masked)]))
+
+
+@lru_cache(maxsize=8192)
+def respell(word: str) -> str:
+    """The word of a car that is meant by one that is nearly the same."""
+    if len(word) < 5 or word in TYPOS or word in NO_TYPOS:
+        return word
+    near = get_close_matches(word, TYPOS, 1, SLIP)
+    return near[0] if near and near[0][0] == word[0] and not word.startswith(near[0]) else word
+
+
+def plain(text: str) -> str:
+    """In lower case, with straight quotes and single spaces."""
+    return " ".join(text[:HEARD].lower().replace("’", "'").replace("–", "-").replace("—", "-").replace("…", "...").split())
+
+
 def sentences_of(text: str) -> list[str]:
-    """In lower case."""
-    text = " ".join(text[:HEARD].lower().replace("’", "'").replace("–", "-").replace("—", "-").split())
-    return re.split(r"(?<=[.!?;]) ", text)
+    """Of a plain text."""
+    return re.split(rf"(?<=[.!;]) |(?<=\?) (?!(?<=\d\? ){ECHO})", text)
 
 
 @lru_cache(maxsize=32_768)
 def understand(text: str) -> Line:
     """What a line says."""
-    lines = [understand_sentence(sentence) for sentence in sentences_of(text)]
+    text = plain(text)
+    for pattern, instead in SPELLING:
+        text = pattern.sub(instead, text)
+    text = re.sub(r"[a-z]{5,}", lambda match: respell(match[0]), text)
+    lines = [understand_sentence(part) for sentence in sentences_of(text) for part in parts_of(sentence)]
+    cars: list[list[Line]] = [[]]
+    for line in lines:
+        if cars[-1] and is_another(joined(cars[-1]), line):
+            cars.append([])
+        cars[-1].append(line)
+    return joined(lines)._replace(cars=tuple(map(joined, cars)) if cars[1:] else ())
+
+
+def parts_of(sentence: str) -> list[str]:
+    """A sentence, or its parts where each has a car of its own and a price: `the Audi is $20,000 and the BMW $30,000`."""
+    parts = OTHER_CAR.split(sentence)
+    priced = all(re.search(r"\d", part) and BRAND.search(part) for part in parts)
+    return parts if parts[1:] and priced and not CONTEXT["asks"].search(sentence) else [sentence]
+
+
+def is_another(line: Line, other: Line) -> bool:
+    """Whether the second line is about another car."""
+    for kind in ({*BRANDS}, BODIES):
+        before, after = line.offered & kind, other.offered & kind
+        if len(before) == len(after) == 1 and before != after:
+            return True
+    return False
+
+
+def joined(lines: list[Line]) -> Line:
+    """What several lines say."""
+    if len(lines) == 1:
+        return lines[0]
     return Line(sum(line.num_words for line in lines), *(sum((line[i] for line in lines), ()) for i in (1, 2)),
                 *(frozenset().union(*(line[i] for line in lines)) for i in (3, 4, 5, 6)))
 
 
 def verdict(text: str) -> str:
     """`sale` where the buyer's line accepts, `leave` where it ends the dialogue, else nothing."""
-    for sentence in sentences_of(text):
+    for sentence in sentences_of(plain(text)):
         if REJECT.search(sentence):
             return "leave"
         if ACCEPT.search(sentence) and not UNLESS.search(sentence):
