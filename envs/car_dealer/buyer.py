@@ -36,7 +36,7 @@ def reply(env: Any) -> str:
     buyer, offer, line = env.buyer, env.offer, env.line
     moved = offer[:6] != env.before[:6]
     named = is_full(offer) and bool(moved or line.prices or "close" in line.intents)
-    if named and not offer.joke and accepts(buyer, offer):
+    if named and not offer.joke and not is_unclear(line) and accepts(buyer, offer):
         return env.say("accept", price=money(offer.price)) + "\n"
     env.patience -= lost_patience(env, named, moved)
     if env.patience <= 0:
@@ -49,6 +49,11 @@ def reply(env: Any) -> str:
         parts.append(env.say("again"))
     parts += answers(env)
     return " ".join(parts or [small_talk(env)]) + "\n"
+
+
+def is_unclear(line: Line) -> bool:
+    """Whether the line has an amount of money, and none that he takes for a price: he asks what the car costs."""
+    return bool(line.amounts) and all(role == "correct" for role, _ in line.prices)
 
 
 def lost_patience(env: Any, named: bool, moved: bool) -> int:
@@ -73,7 +78,7 @@ def opinion(env: Any, new: bool) -> list[str]:
         return []
     if not (offer.brand or offer.types or offer.features):
         return [env.say("which")]
-    key, names = complaint(env.buyer, offer)
+    key, names = ("", []) if accepts(env.buyer, offer) else complaint(env.buyer, offer)
     return [env.say(key or "price", names, lowest=money(offer.lowest))]
 
 

@@ -59,8 +59,10 @@ OTHER_CAR = re.compile(rf",? (?:and|but|while|whereas|or) (?:for )?(?=(?:(?:the|
 INTENTS = {name: re.compile(rf"\b(?:{pattern})" if pattern[0] != "^" else pattern)
            for name, (_, pattern) in WORDS["intent"].items()}
 CONTEXT = {name: re.compile(pattern, re.ASCII) for name, (_, pattern) in WORDS["context"].items()}
-SPELLING, REWRITES = ([(re.compile(pattern, re.ASCII), instead) for instead, _, pattern in ROWS[kind]]
-                      for kind in ("spelling", "rewrite"))
+REWRITES = {kind: [(re.compile(pattern, re.ASCII), instead) for instead, _, pattern in ROWS[kind]]
+            for kind in ("spelling", "rewrite")}
+ANY_OF = {kind: re.compile("|".join(re.sub(r"\(\?:|\((?!\?)", "(?:", pattern) for _, _, pattern in ROWS[kind]), re.ASCII)
+          for kind in REWRITES}
 PRICES = [(role, where, re.compile(pattern, re.ASCII)) for role, where, pattern in ROWS["price"]]
 FILLERS, TYPOS, NO_TYPOS = ({*pattern.split()} for _, _, pattern in ROWS["filler"] + ROWS["typo"])
 SLIP = 0.82  # how similar a word has to be to one that is meant
@@ -71,6 +73,7 @@ NUMBERS = {word: value for value, word in enumerate(
 SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 NUMBER = "(?:" + "|".join([*sorted(NUMBERS, key=len, reverse=True), *SCALES]) + ")"
 IN_WORDS = re.compile(rf"(?<!\d )\b{NUMBER}(?:[ -](?:and )?{NUMBER})*\b")
+NUMERIC = re.compile(rf"\d|\b(?:{NUMBER}|half|third|quarter|fifth|tenth|grand|free|gift)|{CONTEXT['correction'].pattern}")
 AND_HUNDREDS = re.compile(r"\b(\d+) (?:thousand|grand|k) (?:and )?(\d{3}|\d hundred)\b(?! ?(?:off|less))", re.ASCII)
 AND_A_HALF = re.compile(r"(\d) and a half (?:1000|grand|k)\b")
 AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
@@ -102,6 +105,7 @@ SHORTHAND = re.compile(  # `I can do 45`: thousands
     r"call it|how about|let's say|take it for|meet you at|final offer|best (?:i can do|price|offer))(?: is| only| just|:)* #"
     r"(?: flat| even| firm| then| today| cash| for (?:it|you|this|that|her|the @+)| tops| all in| out the door| net| and| as)*"
     r"\W*$")
+NOT_HERE = r"(?:not (?:on|in|with|for)|nope|(?:i'm )?afraid not|unfortunately not|sadly not)\b"  # after `Sunroof?`
 ECHO = r"(?:no\b|never|not\b|you must|you're|are you|impossible|forget|out of|ha\b|that would|that's|i would|i'd|i can't|sorry)"
 
 # --- Understanding ---
@@ -172,6 +176,14 @@ class Amount(NamedTuple):
     role: str  # see the rows `price` of words.txt
 
 
+def rewrite(text: str, kind: str) -> str:
+    """The text as the rows `spelling` or `rewrite` of words.txt have it."""
+    if ANY_OF[kind].search(text):
+        for pattern, instead in REWRITES[kind]:
+            text = pattern.sub(instead, text)
+    return text
+
+
 def amounts_in(sentence: str) -> tuple[list[tuple[str, float]], list[int]]:
     """(prices, amounts) of a sentence in lower case, as in `Line`."""
     text = with_digits(sentence)
@@ -202,8 +214,7 @@ def with_digits(sentence: str) -> str:
     """The sentence with the names as @ and &, and what is a number as digits."""
     text = FREE.sub("it for $0", re.sub("[#~@&]", " ", sentence))
     text = MENTION.sub(lambda match: "&" if NAMES[int(match.lastgroup[1:])] in FEATURES else "@", text)
-    for pattern, instead in REWRITES:
-        text = pattern.sub(instead, text)
+    text = rewrite(text, "rewrite")
     text = AND_A_HALF.sub(r"\1.5k", IN_WORDS.sub(digits, text))
     return AND_HUNDREDS.sub(lambda match: match[1] + match[2].replace(" hundred", "00"), text)
 
@@ -270,10 +281,10 @@ def role_of(sentence: str, clause: str, percent: bool) -> str:
     """What an amount is about: the first of the rows that fits."""
     bare = not percent and not {*re.findall(r"[a-z']+", clause)} - FILLERS and not re.search(r"\bnot?\b", clause)
     for role, where, pattern in PRICES:
-        if where == "clause" and bare:
-            return "ask"
+        if role == "bare" and not bare:
+            continue
         if pattern.search(sentence if where == "sentence" else clause):
-            return role.removesuffix(" question")
+            return "ask" if role.startswith(("ask", "bare")) else role
     return "maybe"
 
 
@@ -284,7 +295,7 @@ def understand_sentence(sentence: str) -> Line:
     if CONTEXT["claim"].search(sentence):
         return Line(num_words)
     asks = bool(CONTEXT["asks"].search(sentence))
-    prices, amounts = amounts_in(sentence)
+    prices, amounts = amounts_in(sentence) if NUMERIC.search(sentence) else ([], [])
     intents = intents_of(sentence, asks)
     asked = any(role != "correct" for role, _ in prices)
     if "?budget" in intents and asked:
@@ -323,6 +334,8 @@ def intents_of(sentence: str, asks: bool) -> set[str]:
 def names_in(sentence: str) -> tuple[set[str], set[str]]:
     """(names offered, names denied) in a sentence."""
     offered, denied = set(), set()
+    if not MENTION.search(sentence):
+        return set(), set()
     masked, ends, end = "", [], 0
     places: dict[str, int] = {}
     for match in MENTION.finditer(sentence):
@@ -359,7 +372,8 @@ def is_aside(masked: str, place: int) -> bool:
     """Whether the name that ends at `place` is of another's car, in its clause."""
     begin = max((found.end() for found in SEPARATOR.finditer(masked, 0, place - 1)), default=0)
     stop = SEPARATOR.search(masked, place)
-    return bool(CONTEXT["aside"].search(masked[begin : stop.start() if stop else len(masked)]))
+    clause = masked[begin : stop.start() if stop else len(masked)]
+    return bool(CONTEXT["aside"].search(clause) or CONTEXT["option"].match(masked))
 
 
 @lru_cache(maxsize=8192)
@@ -378,15 +392,14 @@ def plain(text: str) -> str:
 
 def sentences_of(text: str) -> list[str]:
     """Of a plain text."""
-    return re.split(rf"(?<=[.!;]) |(?<=\?) (?!(?<=\d\? ){ECHO})", text)
+    return re.split(rf"(?<=[.!;]) |(?<=\?) (?!(?<=\d\? ){ECHO}|{NOT_HERE})", text)
 
 
 @lru_cache(maxsize=32_768)
 def understand(text: str) -> Line:
     """What a line says."""
     text = plain(text)
-    for pattern, instead in SPELLING:
-        text = pattern.sub(instead, text)
+    text = rewrite(text, "spelling")
     text = re.sub(r"[a-z]{5,}", lambda match: respell(match[0]), text)
     lines = [understand_sentence(part) for sentence in sentences_of(text) for part in parts_of(sentence)]
     cars: list[list[Line]] = [[]]
