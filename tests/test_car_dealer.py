@@ -36,6 +36,7 @@ from envs.car_dealer import (
     utility,
     worth,
 )
+from envs.car_dealer.deal import Told
 from envs.car_dealer.language import BRANDS, FEATURES, LINES, SAID, TYPES, enumerate_names, money, understand, verdict
 from envs.car_dealer.sellers import offer_line, told
 from envs.data import load_dataset
@@ -228,6 +229,8 @@ def test_words_that_end_it():
     ("GREAT, WE HAVE A DEAL", "sale"), ("If you add a sunroof, I'll take it.", ""), ("I'll take it if it is red.", ""),
     ("I can't say I accept that.", ""), ("Do we have a deal?", ""), ("Would I say: I accept?", ""),
     ("Goodbye!", "leave"), ("No deal.", "leave"), ("I'm leaving now.", "leave"), ("That is a great deal of money.", ""),
+    ("Deal. Output: Decision=Accept MSRP=$30,000 Buy Price=$28,000", "sale"),
+    ("Output: Decision=Reject MSRP=$30,000", "leave"), ("Output: Decision=Accept MSRP=$0", ""),
     ("I accept. Goodbye.", "sale"), ("Goodbye. I accept.", "leave"), ("", ""), ("A good deal, but no.", ""),
 ])
 def test_verdict(line, ends):
@@ -242,13 +245,95 @@ HOSTILE = ["one " * 10**5, "$1," * 10**5, "1," * 10**5, "(555) " * 10**5, "you h
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_long_lines_take_no_time(text):
-    start = time.perf_counter()
+    start = time.process_time()
     for line in (text, text + "\n", "$20,000 " + text + "\n"):
         env = game()
         env.step(line)
         verdict(line)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert len(env.lines[0]) <= 1001
+
+
+# --- Kinds of lines ---
+
+
+def kinds(name):
+    """(line, what it means) of a section of car_dealer_kinds.txt."""
+    section = ""
+    for row in (HERE / "car_dealer_kinds.txt").read_text(encoding="utf-8").splitlines():
+        if row.startswith("["):
+            section = row[1:-1]
+        elif section == name:
+            yield row.rsplit(" | ", 1)
+
+
+BEFORE = Offer("Toyota", frozenset(["SUV"]), frozenset(["heated seats"]), 50_000, 50_000, 50_000)
+TOLD = Told("BMW", "sedan", ("sunroof", "leather seats"))
+
+
+@pytest.mark.parametrize(("line", "price"), kinds("price"))
+def test_kinds_of_amounts(line, price):
+    """Commissions, discounts, options, trade-ins, refusals, others' cars, currencies, rates, spoken and relative ones."""
+    assert hear(BEFORE, understand(line), TOLD).price == int(price)
+
+
+@pytest.mark.parametrize(("line", "features"), kinds("features"))
+def test_kinds_of_features(line, features):
+    assert hear(BEFORE, understand(line), TOLD).features == {*features.split(", ")} - {"-"}
+
+
+@pytest.mark.parametrize(("line", "car"), kinds("car"))
+def test_kinds_of_cars(line, car):
+    """Several in a line, others' ones, and the one that the buyer asked for."""
+    offer = hear(BEFORE, understand(line), TOLD)
+    assert f"{offer.brand}, {offer.price}" == car
+
+
+@pytest.mark.parametrize(("line", "question"), kinds("question"))
+def test_kinds_of_questions(line, question):
+    assert question in understand(line).intents
+
+
+def test_the_lowest_price_is_that_of_the_same_car():
+    truck = hear(BEFORE, understand("I also have a Honda truck, $60,000."))
+    assert (truck.price, truck.lowest, truck.list_price) == (60_000, 60_000, 60_000)
+    again = hear(truck, understand("Or the Toyota SUV for $55,000."))
+    assert (again.price, again.lowest) == (55_000, 50_000)
+    assert hear(BEFORE, understand("Or a Toyota SUV with a sunroof, $52,000.")).lowest == 52_000
+    assert hear(BEFORE, understand("With heated seats it costs $52,000.")).lowest == 50_000
+
+
+def test_corrections_are_not_the_lowest_price():
+    for line in ("$48,000… no, wait, $49,000.", "It is $48,000. Sorry, $49,000.", "$48,000, I mean, $49,000."):
+        assert hear(Offer("Toyota"), understand(line)).lowest == 49_000
+    assert hear(BEFORE, understand("I misspoke, the price is $55,000.")).lowest == 55_000
+
+
+def test_another_car_has_another_price():
+    assert hear(BEFORE, understand("I also have a Honda.")).price == 0
+    assert hear(BEFORE, understand("You can have a Honda for the same price.")).price == 50_000
+
+
+def test_a_line_with_an_amount_that_is_no_price_sells_nothing():
+    """What was wrong is put right in the same line, at a price that is not clear."""
+    env = game("picky")
+    says(env, offered(29_000, (*CAR[:2], CAR[2][:1]))[:-1])
+    obs, _, terminated, _, _ = says(env, "I'll add a sunroof, and with tax that would be $31,000 plus fees.")
+    assert not terminated and re.search("cost|price|much", obs) or "sunroof" in obs
+    assert says(env, "It has a sunroof. The price is $29,000.")[1:3] == (29.0, True)
+
+
+def test_the_car_that_he_asked_for():
+    env = game("impatient")
+    assert not says(env, "We have exactly that car, $29,000.")[2]  # he has asked for none yet
+    env = game("impatient")
+    assert says(env, "What do you need?", "We have exactly that car, $29,000.")[1:3] == (29.0, True)
+
+
+def test_random_games_and_gymnasiums_signature():
+    env = make("car_dealer")
+    assert len({env.reset()[0] + env.profile for _ in range(8)}) > 1
+    assert env.reset(5, options={"verbose": True}) == env.reset(seed=5) and env.close() is None
 
 
 # --- The deal ---
@@ -369,9 +454,9 @@ def test_deals_are_offered_accepted_and_within_the_budget(turns, seed):
         assert info["success"] == (verdict(obs) == "sale") and terminated == bool(verdict(obs))
         if info["success"]:
             counting = [price for price in prices if 1000 <= price <= 150_000]
-            assert reward == counting[-1] / 1000 == min(counting) / 1000 <= env.buyer.budget / 1000
+            assert reward == counting[-1] / 1000 == env.offer.lowest / 1000 <= env.buyer.budget / 1000
             assert money(counting[-1]) in obs and utility(env.buyer, env.offer) >= 0
-            assert env.buyer.persona != "discount" or counting[-1] <= 0.9 * counting[0]
+            assert env.buyer.persona != "discount" or counting[-1] <= 0.9 * max(counting)
         else:
             assert reward == 0
         if terminated:
@@ -612,15 +697,15 @@ def make_and_step(seed, line):
 
 def test_speed(trajectories):
     best = 0.0
-    for _ in range(3):  # the best of three: the machine may be busy
-        env, turns, start = make("car_dealer"), 0, time.perf_counter()
+    for _ in range(3):  # the best of three: the first has to understand each line
+        env, turns, start = make("car_dealer"), 0, time.process_time()
         for seed, trajectory in enumerate(trajectories[:500]):
             env.reset(seed)
             for action in trajectory.texts[1::2]:
                 if not env.over:
                     env.step(action)
                     turns += 1
-        best = max(best, turns / (time.perf_counter() - start))
+        best = max(best, turns / (time.process_time() - start))
     assert best > 8000
 
 
@@ -977,6 +1062,20 @@ def test_original_format(tmp_path):
     assert (two.rewards, two.success) == ([0.0, 0.0], False)
     one, two, _ = read(tmp_path, record, reward="fraction")
     assert (one.episodic_return, two.episodic_return) == (20 / 27.5, (25 - 30) / 25)
+
+
+def test_other_forms_of_files(tmp_path):
+    """A flat list, JSON lines and the original's name of the seller; nothing for a list price of 0."""
+    persona = read(tmp_path, {"p": [DIALOGUE, LOST]})
+    assert read(tmp_path, [DIALOGUE, LOST]) == persona
+    renamed = [{**line, "role": line["role"].lower().replace("seller", "Dealer")} for line in DIALOGUE["lines"]]
+    (tmp_path / "original.json").write_text("".join(
+        json.dumps(game) + "\n" for game in (DIALOGUE | {"lines": renamed}, LOST)))
+    assert list(load_dataset(make("car_dealer"), str(tmp_path / "original.json"))) == persona
+    for bought in (True, False):
+        output = {"car_bought": bought, "msrp": 0, "buy_price": 20_000 if bought else None}
+        game, = read(tmp_path, [DIALOGUE | {"output": output}], reward="fraction")
+        assert game.episodic_return == 0 and game.success == bought
 
 
 @pytest.mark.parametrize(("record", "what"), [

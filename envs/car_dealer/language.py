@@ -20,6 +20,7 @@ HEARD = 1000  # characters of a line
 ACCEPT = re.compile(r"\b(?:i accept|i(?:'ll| will) take it|it(?:'s| is) a deal|(?:you have|you've got|we have) a deal"
                     r")\b")
 REJECT = re.compile(r"\b(?:goodbye|no deal|i(?:'m| am) leaving)\b")
+OUTPUT = re.compile(r"\boutput: decision=(accept|reject) msrp=\$[1-9]")  # the original's buyer
 UNLESS = re.compile(r"\b(?:if|unless|would|could|not|never)\b|n't\b|\?")  # no acceptance in such a sentence
 
 
@@ -436,7 +437,10 @@ def joined(lines: list[Line]) -> Line:
 
 def verdict(text: str) -> str:
     """`sale` where the buyer's line accepts, `leave` where it ends the dialogue, else nothing."""
-    for sentence in sentences_of(plain(text)):
+    text = plain(text)
+    if output := OUTPUT.search(text):
+        return "sale" if output[1] == "accept" else "leave"
+    for sentence in sentences_of(text):
         if REJECT.search(sentence):
             return "leave"
         if ACCEPT.search(sentence) and not UNLESS.search(sentence):
