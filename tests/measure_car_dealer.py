@@ -99,9 +99,9 @@ def main(path, *options):
                 print(f"{number} {kind}{' WRONG SALE' * wrong}: {line}\n    {expected}: {shown}")
     for kind in sorted(total):
         print(f"{kind:28} {met[kind]:4} of {total[kind]:4}")
-    print(f"expectations met             {met.total():4} of {total.total():4}, {100 * met.total() / total.total():.1f} %; "
-          f"wrong sales: {wrong_sales}")
-    return met.total() / total.total(), wrong_sales
+    share = met.total() / total.total()
+    print(f"{'expectations met':28} {met.total():4} of {total.total():4}, {100 * share:.1f} %; wrong sales: {wrong_sales}")
+    return share, wrong_sales
 
 
 if __name__ == "__main__":

@@ -273,7 +273,7 @@ TOLD = Told("BMW", "sedan", ("sunroof", "leather seats"))
 
 @pytest.mark.parametrize(("line", "price"), kinds("price"))
 def test_kinds_of_amounts(line, price):
-    """Commissions, discounts, options, trade-ins, refusals, others' cars, currencies, rates, spoken and relative ones."""
+    """Commissions, discounts, options, trade-ins, refusals, others' cars, currencies, rates, spoken ones."""
     assert hear(BEFORE, understand(line), TOLD).price == int(price)
 
 

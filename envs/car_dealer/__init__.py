@@ -3,14 +3,18 @@
 A turn is one line of the seller, answered by one line of the buyer. Hidden from the seller are the buyer's persona
 (`discount` buys only 10 % below the list price, `picky` only if every wish is met, `impatient` hates long talk), brand,
 type, one to four features, and budget. The dealer has every car. The list price is the first asking price, or what the
-line with it names as one ("normally $40,000"), at least the price that line asks. A price counts from $1,000 to
-$150,000: any other is taken for a joke, so that no car is given away. The buyer sees
+line with it names as one ("normally $40,000"), at least the price that line asks; a dearer car raises it. A price
+counts from $1,000 to $150,000: any other is taken for a joke, so that no car is given away. An amount is a price only
+if it is asked for the car, in dollars, once and for all: not a commission, an option, a trade-in, a price that is
+refused or another's, a monthly rate, or one before tax. A line whose amounts are none of it sells nothing. The buyer
+sees
 
     utility = worth - price        worth = budget x (1 - 0.2 per wrong brand or type - 0.1 per missing feature
                                                        - 0.02 per feature not asked for), see `worth`
 
-and accepts what is offered where it is not negative, within the budget, and at the lowest price heard so far at most;
-else says what is wrong. Patience wears off with each line that brings him no further, and the buyer leaves when it is
+and accepts what is offered where it is not negative, within the budget, and at most at the lowest price heard so far
+for this car, unless that was corrected or the car has more features now; else he says what is wrong. "Exactly that car"
+is the one that he has described so far. Patience wears off with each line that brings him no further, and the buyer leaves when it is
 gone, at the latest after 25 lines. Asked for his budget, `impatient` tells it, `discount` names four fifths of it, and
 `picky` a range that has it. Only the first line of an action is heard, of that 1,000 characters, and nothing of one
 that is cut off (no newline at its end, or `…` before it) or has neither letter nor digit: that alone is invalid.
@@ -26,7 +30,8 @@ Reward, on the last turn: the price in $1,000, 0 without a sale. Options, all of
                                any limit that they are told, and the best known player names a low one
     buyer hf:NAME_OR_PATH, buyer http://.../v1 (simulator_model NAME, device NAME)
                                a language model is the buyer, as one trained with `side buyer`. It has accepted where
-                               ACCEPT finds it in its line, and left with REJECT; to accept no price, or one above the
+                               ACCEPT finds it in its line, and left with REJECT, or with the original's
+                               `Output: Decision=Accept MSRP=$30,000 Buy Price=$28,000`; to accept no price, or one above the
                                budget, is no deal and ends the game. The offline data stays that of the scripted buyer
 
     python -m envs.car_dealer                     sell a car

@@ -51,19 +51,19 @@ SAID = {name: said for kind in ("brand", "type", "feature") for name, (said, _) 
 NAMES = list(SAID)
 BRANDS, TYPES, FEATURES = (list(WORDS[kind]) for kind in ("brand", "type", "feature"))
 BODIES = {"sedan", "convertible", "truck", "SUV"}  # a car is one of them, and may be luxury or electric besides
-NAME_PATTERNS = [pattern for kind in ("brand", "type", "feature") for _, pattern in WORDS[kind].values()]
-MENTION = re.compile(r"\b(?:" + "|".join(f"(?P<n{i}>{pattern})" for i, pattern in enumerate(NAME_PATTERNS)) + r")(?!\w)")
+NAMED = [pattern for kind in ("brand", "type", "feature") for _, pattern in WORDS[kind].values()]
+MENTION = re.compile(r"\b(?:" + "|".join(f"(?P<n{i}>{pattern})" for i, pattern in enumerate(NAMED)) + r")(?!\w)")
 BRAND = re.compile(r"\b(?:" + "|".join(pattern for _, pattern in WORDS["brand"].values()) + ")")
-OTHER_CAR = re.compile(rf",? (?:and|but|while|whereas|or) (?:for )?(?=(?:(?:the|a|an|this|that|our|my|one) )?(?:\w+ )?{BRAND.pattern})"
-                       rf"|, (?=(?:the|a|an|this|that|our|my) (?:\w+ )?{BRAND.pattern})"
-                       rf"|,? (?:and |but )?(?=\$?\d[\w,.]*(?: \w+)? for (?:the|a|an|this|that) (?:\w+ )?{BRAND.pattern})")
+THE_CAR = rf"(?:the|a|an|this|that|our|my) (?:\w+ )?{BRAND.pattern}"
+OTHER_CAR = re.compile(rf",? (?:and|but|while|whereas|or) (?:for )?(?={THE_CAR}|one {BRAND.pattern}|{BRAND.pattern})"
+                       rf"|, (?={THE_CAR})|,? (?:and |but )?(?=\$?\d[\w,.]*(?: \w+)? for {THE_CAR})")
 INTENTS = {name: re.compile(rf"\b(?:{pattern})" if pattern[0] != "^" else pattern)
            for name, (_, pattern) in WORDS["intent"].items()}
 CONTEXT = {name: re.compile(pattern, re.ASCII) for name, (_, pattern) in WORDS["context"].items()}
 REWRITES = {kind: [(re.compile(pattern, re.ASCII), instead) for instead, _, pattern in ROWS[kind]]
             for kind in ("spelling", "rewrite")}
-ANY_OF = {kind: re.compile("|".join(re.sub(r"\(\?:|\((?!\?)", "(?:", pattern) for _, _, pattern in ROWS[kind]), re.ASCII)
-          for kind in REWRITES}
+ANY_OF = {kind: re.compile("|".join(f"(?:{pattern.pattern})" for pattern, _ in rows), re.ASCII)
+          for kind, rows in REWRITES.items()}
 PRICES = [(role, where, re.compile(pattern, re.ASCII)) for role, where, pattern in ROWS["price"]]
 FILLERS, TYPOS, NO_TYPOS = ({*pattern.split()} for _, _, pattern in ROWS["filler"] + ROWS["typo"])
 SLIP = 0.82  # how similar a word has to be to one that is meant
@@ -74,7 +74,8 @@ NUMBERS = {word: value for value, word in enumerate(
 SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 NUMBER = "(?:" + "|".join([*sorted(NUMBERS, key=len, reverse=True), *SCALES]) + ")"
 IN_WORDS = re.compile(rf"(?<!\d )\b{NUMBER}(?:[ -](?:and )?{NUMBER})*\b")
-NUMERIC = re.compile(rf"\d|\b(?:{NUMBER}|half|third|quarter|fifth|tenth|grand|free|gift)|{CONTEXT['correction'].pattern}")
+NUMERIC = re.compile(rf"\d|\b(?:{NUMBER}|half|third|quarter|fifth|tenth|grand|free|gift)\b"
+                     rf"|{CONTEXT['correction'].pattern}")
 AND_HUNDREDS = re.compile(r"\b(\d+) (?:thousand|grand|k) (?:and )?(\d{3}|\d hundred)\b(?! ?(?:off|less))", re.ASCII)
 AND_A_HALF = re.compile(r"(\d) and a half (?:1000|grand|k)\b")
 AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
@@ -91,23 +92,8 @@ FREE = re.compile(  # the car, not what comes with it
     r"|(?:it|car|this one) is free|it's free)\b")
 RANGED = ("ask", "maybe", "list")
 RANGE = re.compile(r" ?(?:to|and|or|-) ?")
-SEPARATOR = re.compile(r"[,:;()]| - |\.{2,}|\b(?:and|but|or|because|since|so|while|although|though|which|when|whereas)\b")
-EQUIPPED = re.compile(  # `with a sunroof, and heated seats`
-    r",? ?\b(?:with|has|have|having|features|featuring|including|includes|and|in)\b(?: (?!for\b|costs?\b|add\b)[\w'-]+){0,3}? &"
-    r"(?:(?:,|,? and|,? or|,? plus|,? as well as|,? &| with)(?: (?!for\b|costs?\b|add\b|is\b)[\w'-]+){0,3}? [@&])*(?! (?:is|are|costs?|runs?)\b)")
-INCLUDED = re.compile(  # what a price is for, besides the car
-    r"\b(?:with|including|includes?|incl\.?|inclusive of|complete with|comes with|featuring|equipped with|without|plus|has|"
-    r"having|that has|w/o)\b(?: (?!(?:\w+ )?(?:discount|rebate|reduction|price)\b|for\b|at\b|is\b|are\b|costs?\b|would\b|will\b|comes?\b|now\b|goes\b|can\b|i\b|you\b|to\b)"
-    r"[\w@&~'/-]+)+", re.ASCII)
-VERB = re.compile(r"\W*(?:is|was|costs?|would be|comes? to|runs?|will be)\b")
-SHORTHAND = re.compile(  # `I can do 45`: thousands
-    r"\b(?:ask(?:ing)?|want|price(?: is|'s)?|costs?|(?:i|we)(?:'d|'ll| can| could| would| will|'m| am|'re)?(?: \w+)? (?:do|take|go|"
-    r"at|offer)|down to|make (?:it|that)|yours for|have it for|let (?:it|her|him|this one) go for|settle (?:for|at|on)|"
-    r"call it|how about|let's say|take it for|meet you at|final offer|best (?:i can do|price|offer))(?: is| only| just|:)* #"
-    r"(?: flat| even| firm| then| today| cash| for (?:it|you|this|that|her|the @+)| tops| all in| out the door| net| and| as)*"
-    r"\W*$")
-NOT_HERE = r"(?:not (?:on|in|with|for)|nope|(?:i'm )?afraid not|unfortunately not|sadly not)\b"  # after `Sunroof?`
-ECHO = r"(?:no\b|never|not\b|you must|you're|are you|impossible|forget|out of|ha\b|that would|that's|i would|i'd|i can't|sorry)"
+# An answer to one's own question belongs to it: `$30,000? You must be joking.`, `A sunroof? Not on this one.`
+SENTENCE = re.compile(rf"(?<=[.!;]) |(?<=\?) (?!(?<=\d\? ){CONTEXT['echo'].pattern}|{CONTEXT['not here'].pattern})")
 
 # --- Understanding ---
 
@@ -231,7 +217,7 @@ def find_amounts(text: str) -> list[Amount]:
         percent = bool(unit) and unit[0] in "%p"
         value = value_of(number, scale)
         marked = bool(money or unit or scale and scale != "m")
-        if not marked and SHORTHAND.search(clause) and 10 <= value <= 150:
+        if not marked and CONTEXT["shorthand"].search(clause) and 10 <= value <= 150:
             value, marked = value * 1000, True
         role = role_of(sentence, clause, percent)
         group = re.search(r"\d[,.']\d{3}", number)
@@ -268,14 +254,14 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
         pieces += [text[end : other.start()], "#" if other is match else "~"]
         end = other.end()
     sentence = "".join(pieces) + text[end:]
-    text = EQUIPPED.sub("", sentence)
+    text = CONTEXT["equipped"].sub("", sentence)
     place = text.index("#")
-    begin = max((found.end() for found in SEPARATOR.finditer(text, 0, place)), default=0)
-    stop = SEPARATOR.search(text, place + 1)
+    begin = max((found.end() for found in CONTEXT["separator"].finditer(text, 0, place)), default=0)
+    stop = CONTEXT["separator"].search(text, place + 1)
     clause = text[begin : stop.start() if stop else len(text)]
-    if text[begin - 1 : begin] == "," and VERB.match(clause):
-        clause = text[: SEPARATOR.search(text).start()] + clause  # its subject stands before
-    return sentence, INCLUDED.sub("", clause)
+    if text[begin - 1 : begin] == "," and CONTEXT["verb"].match(clause):
+        clause = text[: CONTEXT["separator"].search(text).start()] + clause  # its subject stands before
+    return sentence, CONTEXT["included"].sub("", clause)
 
 
 def role_of(sentence: str, clause: str, percent: bool) -> str:
@@ -371,8 +357,8 @@ def is_denied(masked: str, place: int) -> bool:
 
 def is_aside(masked: str, place: int) -> bool:
     """Whether the name that ends at `place` is of another's car, in its clause."""
-    begin = max((found.end() for found in SEPARATOR.finditer(masked, 0, place - 1)), default=0)
-    stop = SEPARATOR.search(masked, place)
+    begin = max((found.end() for found in CONTEXT["separator"].finditer(masked, 0, place - 1)), default=0)
+    stop = CONTEXT["separator"].search(masked, place)
     clause = masked[begin : stop.start() if stop else len(masked)]
     return bool(CONTEXT["aside"].search(clause) or CONTEXT["option"].match(masked))
 
@@ -388,12 +374,13 @@ def respell(word: str) -> str:
 
 def plain(text: str) -> str:
     """In lower case, with straight quotes and single spaces."""
-    return " ".join(text[:HEARD].lower().replace("’", "'").replace("–", "-").replace("—", "-").replace("…", "...").split())
+    text = text[:HEARD].lower().replace("’", "'").replace("–", "-").replace("—", "-").replace("…", "...")
+    return " ".join(text.split())
 
 
 def sentences_of(text: str) -> list[str]:
     """Of a plain text."""
-    return re.split(rf"(?<=[.!;]) |(?<=\?) (?!(?<=\d\? ){ECHO}|{NOT_HERE})", text)
+    return SENTENCE.split(text)
 
 
 @lru_cache(maxsize=32_768)
@@ -412,7 +399,7 @@ def understand(text: str) -> Line:
 
 
 def parts_of(sentence: str) -> list[str]:
-    """A sentence, or its parts where each has a car of its own and a price: `the Audi is $20,000 and the BMW $30,000`."""
+    """A sentence, or its parts where each has a car and a price: `the Audi is $20,000 and the BMW $30,000`."""
     parts = OTHER_CAR.split(sentence)
     priced = all(re.search(r"\d", part) and BRAND.search(part) for part in parts)
     return parts if parts[1:] and priced and not CONTEXT["asks"].search(sentence) else [sentence]
