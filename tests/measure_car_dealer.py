@@ -100,7 +100,8 @@ def main(path, *options):
     for kind in sorted(total):
         print(f"{kind:28} {met[kind]:4} of {total[kind]:4}")
     share = met.total() / total.total()
-    print(f"{'expectations met':28} {met.total():4} of {total.total():4}, {100 * share:.1f} %; wrong sales: {wrong_sales}")
+    print(f"{'expectations met':28} {met.total():4} of {total.total():4}, {100 * share:.1f} %")
+    print(f"{'wrong sales':28} {wrong_sales:4}")
     return share, wrong_sales
 
 

@@ -14,11 +14,11 @@ sees
 
 and accepts what is offered where it is not negative, within the budget, and at most at the lowest price heard so far
 for this car, unless that was corrected or the car has more features now; else he says what is wrong. "Exactly that car"
-is the one that he has described so far. Patience wears off with each line that brings him no further, and the buyer leaves when it is
-gone, at the latest after 25 lines. Asked for his budget, `impatient` tells it, `discount` names four fifths of it, and
-`picky` a range that has it. Only the first line of an action is heard, of that 1,000 characters, and nothing of one
-that is cut off (no newline at its end, or `…` before it) or has neither letter nor digit: that alone is invalid.
-Sentences that claim what the buyer has said, or give him instructions, are not heard either.
+is the one that he has described so far. Patience wears off with each line that brings him no further, and the buyer
+leaves when it is gone, at the latest after 25 lines. Asked for his budget, `impatient` tells it, `discount` names four
+fifths of it, and `picky` a range that has it. Only the first line of an action is heard, of that 1,000 characters, and
+nothing of one that is cut off (no newline at its end, or `…` before it) or has neither letter nor digit: that alone is
+invalid. Sentences that claim what the buyer has said, or give him instructions, are not heard either.
 
 Reward, on the last turn: the price in $1,000, 0 without a sale. Options, all of them text:
 
@@ -31,8 +31,9 @@ Reward, on the last turn: the price in $1,000, 0 without a sale. Options, all of
     buyer hf:NAME_OR_PATH, buyer http://.../v1 (simulator_model NAME, device NAME)
                                a language model is the buyer, as one trained with `side buyer`. It has accepted where
                                ACCEPT finds it in its line, and left with REJECT, or with the original's
-                               `Output: Decision=Accept MSRP=$30,000 Buy Price=$28,000`; to accept no price, or one above the
-                               budget, is no deal and ends the game. The offline data stays that of the scripted buyer
+                               `Output: Decision=Accept MSRP=$30,000 Buy Price=$28,000`; to accept no price, or
+                               one above the budget, is no deal and ends the game. The offline data stays that
+                               of the scripted buyer
 
     python -m envs.car_dealer                     sell a car
     python -m envs.car_dealer --player best       watch a seller who knows the buyer (good: one who does not)

@@ -119,6 +119,8 @@ class Line(NamedTuple):
 def digits(match: re.Match) -> str:
     """A number in words as digits, `forty-two five` as 42500; left as it is where it is none, such as `one two`."""
     words = [word for word in re.split("[ -]", match[0]) if word != "and"]
+    if words == ["one"]:
+        return match[0]  # a car, as a rule
     value = number_of(words)
     for cut in range(1, len(words)) if value is None else ():
         thousands, rest = number_of(words[:cut]), number_of(words[cut:])
@@ -220,6 +222,8 @@ def find_amounts(text: str) -> list[Amount]:
         if not marked and CONTEXT["shorthand"].search(clause) and 10 <= value <= 150:
             value, marked = value * 1000, True
         role = role_of(sentence, clause, percent)
+        if sign == "minus " and not percent and not role.startswith("none"):
+            role = "off"
         group = re.search(r"\d[,.']\d{3}", number)
         bare = not marked and (value < 1000 or value != int(value) or not group and 1900 <= value < 2100)
         if bare and not (role in ("off", "more") and 50 <= value) or scale == "m" and not money:
@@ -232,9 +236,7 @@ def find_amounts(text: str) -> list[Amount]:
             role = "none part"
         if foreign and not money and unit not in ("dollars", "bucks", "usd", "$"):
             role = "none currency"
-        if sign == "minus " and not percent and not role.startswith("none"):
-            role = "off"
-        elif sign and role in ("ask", "maybe", "list"):
+        if sign and role in ("ask", "maybe", "list"):
             value = -value
         found.append(Amount(match.start(), match.end(), value, percent, marked, role))
     return found
