@@ -90,6 +90,7 @@ FREE = re.compile(  # the car, not what comes with it
         pattern for kind in ("brand", "type") for _, pattern in WORDS[kind].values())
     + r")(?: is)?(?: yours| away| to you)? (?:for free|free of charge|as a gift)"
     r"|(?:it|car|this one) is free|it's free)\b")
+DOLLARS = ("dollars", "dollar", "bucks", "usd", "$")
 RANGED = ("ask", "maybe", "list")
 RANGE = re.compile(r" ?(?:to|and|or|-) ?")
 # An answer to one's own question belongs to it: `$30,000? You must be joking.`, `A sunroof? Not on this one.`
@@ -161,7 +162,6 @@ class Amount(NamedTuple):
     end: int
     value: float
     percent: bool
-    marked: bool  # as money
     role: str  # see the rows `price` of words.txt
 
 
@@ -212,34 +212,37 @@ def find_amounts(text: str) -> list[Amount]:
     """The amounts that are of money or percent, with their roles."""
     matches = list(islice(AMOUNT.finditer(text), MOST_AMOUNTS))
     foreign = bool(CONTEXT["foreign"].search(text))
-    found = []
-    for match in matches:
-        sign, money, number, scale, unit = match.groups()
-        sentence, clause = around(text, match, matches)
-        percent = bool(unit) and unit[0] in "%p"
-        value = value_of(number, scale)
-        marked = bool(money or unit or scale and scale != "m")
-        if not marked and CONTEXT["shorthand"].search(clause) and 10 <= value <= 150:
-            value, marked = value * 1000, True
-        role = role_of(sentence, clause, percent)
-        if sign == "minus " and not percent and not role.startswith("none"):
-            role = "off"
-        group = re.search(r"\d[,.']\d{3}", number)
-        bare = not marked and (value < 1000 or value != int(value) or not group and 1900 <= value < 2100)
-        if bare and not (role in ("off", "more") and 50 <= value) or scale == "m" and not money:
-            continue
-        if percent:
-            role = role if role in ("off", "more", "of") and value < 100 else "none percent"
-            value = value / 100 if role != "of" else 1 - value / 100
-            role = "off" if role == "of" else role
-        elif role == "of":
-            role = "none part"
-        if foreign and not money and unit not in ("dollars", "bucks", "usd", "$"):
-            role = "none currency"
-        if sign and role in ("ask", "maybe", "list"):
-            value = -value
-        found.append(Amount(match.start(), match.end(), value, percent, marked, role))
-    return found
+    found = [read_amount(match, *around(text, match, matches), foreign) for match in matches]
+    return [amount for amount in found if amount]
+
+
+def read_amount(match: re.Match, sentence: str, clause: str, foreign: bool) -> Amount | None:
+    """The amount that a match of AMOUNT is; None if it is a number of something else."""
+    sign, money, number, scale, unit = match.groups()
+    percent = bool(unit) and unit[0] in "%p"
+    value, role = value_of(number, scale), role_of(sentence, clause, percent)
+    if percent:
+        share = 1 - value / 100 if role == "of" else value / 100
+        role = {"of": "off", "off": "off", "more": "more"}.get(role, "none") if value < 100 else "none"
+        return Amount(match.start(), match.end(), share, True, role)
+    if foreign and not money and unit not in DOLLARS:
+        role = "none currency"
+    elif sign == "minus " and not role.startswith("none"):
+        role = "off"
+    if not (money or unit or scale) and 10 <= value <= 150 and CONTEXT["shorthand"].search(clause):
+        value *= 1000
+    elif scale == "m" and not money or not (money or unit or scale) and not is_likely(number, value, role):
+        return None
+    value = -value if sign and role in RANGED else value
+    return Amount(match.start(), match.end(), value, False, "none" if role == "of" else role)
+
+
+def is_likely(number: str, value: float, role: str) -> bool:
+    """Whether a number that nothing marks as money may be an amount: not a year, and not a small one."""
+    if role in ("off", "more"):
+        return value >= 50
+    year = 1900 <= value < 2100 and number.isdigit()
+    return value >= 1000 and value == int(value) and not year
 
 
 def value_of(number: str, scale: str | None) -> float:
