@@ -46,7 +46,19 @@ from typing import Any
 from envs import SEEDS, Env, Player, Step, Trajectory
 from envs.car_dealer import bounds
 from envs.car_dealer.buyer import BUDGETS, PATIENCE, PERSONAS, QUESTIONS, draw_buyer, reply, slots_of
-from envs.car_dealer.deal import MAX_PRICE, MIN_PRICE, Buyer, Offer, accepts, fraction, hear, is_full, utility, worth
+from envs.car_dealer.deal import (
+    MAX_PRICE,
+    MIN_PRICE,
+    REFERRING,
+    Buyer,
+    Offer,
+    accepts,
+    fraction,
+    hear,
+    is_full,
+    utility,
+    worth,
+)
 from envs.car_dealer.language import (
     BRANDS,
     FEATURES,
@@ -76,6 +88,7 @@ from envs.data import flag
 __all__ = ["BRANDS", "BUDGETS", "CONSTANTS", "ENV", "FEATURES", "MAX_PRICE", "MAX_TURNS", "MIN_PRICE", "PERSONAS",
            "TYPES", "Buyer", "CarDealer", "Offer", "accepts", "as_heard", "hear", "is_full", "utility", "worth"]
 
+ALL_QUESTIONS = frozenset(QUESTIONS)
 FIRST_OBS = "Start\n"
 MAX_TURNS = 25
 # (worst, data, best) by reward; data: of the default dataset
@@ -132,7 +145,7 @@ class CarDealer(Env):
         self.buyer = draw_buyer(self.rng, self.seed)
         self.slots, self.patience = slots_of(self.buyer), PATIENCE[self.buyer.persona]
         self.offer, self.before, self.line = Offer(), Offer(), Line()  # the last offer and line, and the offer before
-        self.asked, self.again = set(), set()  # questions so far; those of the last line that were asked before
+        self.asked, self.again = frozenset(), frozenset()  # questions so far; those of the last line that were asked before
         self.lines, self.turns, self.plan = [], 0, None
         self.over, self.sold, self.outcome, self.valid = False, False, "", True
         return FIRST_OBS, {"success": False, "valid": True}
@@ -167,7 +180,7 @@ class CarDealer(Env):
         text, self.valid = as_heard(action)
         self.line = understand(text) if self.valid else Line()
         self.before, self.offer = self.offer, heard(self.offer, self.line, self.lines)
-        questions = {name for name in QUESTIONS if name in self.line.intents}
+        questions = self.line.intents & ALL_QUESTIONS
         self.asked, self.again = self.asked | questions, self.asked & questions
         self.turns += 1
         self.lines.append(text)
@@ -296,8 +309,7 @@ class CarDealer(Env):
 
 def heard(offer: Offer, line: Line, lines: list[str]) -> Offer:
     """The offer after a line of the seller; `lines` are those before it, of both."""
-    refers = bool(line.cars or line.intents & {"wished car", "wished features"})  # to what the buyer has said
-    return hear(offer, line, told(lines) if refers else None)
+    return hear(offer, line, told(lines) if line.cars or line.intents & REFERRING else None)
 
 
 def conversation(trajectory: Trajectory) -> list[str]:

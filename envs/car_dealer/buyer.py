@@ -58,10 +58,9 @@ def is_unclear(line: Line) -> bool:
 
 def lost_patience(env: Any, named: bool, moved: bool) -> int:
     """What a line costs that does not lead to a deal."""
-    repeated = env.again != set()
-    asks = {name for name in QUESTIONS if name in env.line.intents}
-    idle = not (moved or env.line.asked_about or asks - env.again)
-    lost = 2 * (named or bool(env.offer.joke)) + (repeated or idle)
+    asks_more = not env.line.intents & env.asked <= env.again
+    idle = not (moved or env.line.asked_about or asks_more)
+    lost = 2 * (named or bool(env.offer.joke)) + (bool(env.again) or idle)
     if env.buyer.persona == "impatient":
         lost += 1 + idle + 2 * (env.line.num_words > LONG)
     return lost

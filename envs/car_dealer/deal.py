@@ -8,6 +8,10 @@ LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none 
 MIN_PRICE, MAX_PRICE = 1000, 150_000  # in $; any other price is taken for a joke
 
 
+ALL_TYPES, ALL_FEATURES = frozenset(TYPES), frozenset(FEATURES)
+REFERRING = frozenset(("wished car", "wished features"))  # to what the buyer has said
+
+
 class Offer(NamedTuple):
     """The car on offer and what it costs, in $; 0: not said yet."""
 
@@ -53,11 +57,15 @@ class Asked(NamedTuple):
 
 def hear(offer: Offer, line: Line, told: Told | None = None) -> Offer:
     """The offer after a line of the seller: of several cars, the one that is most like what the buyer has `told`."""
+    if not (line.prices or line.offered or line.denied or line.intents & REFERRING):
+        return offer._replace(joke="") if offer.joke else offer
+    if not line.cars:
+        return hear_car(offer, line, told or Told())
     offers = []
-    for car in line.cars or (line,):
+    for car in line.cars:
         offer = hear_car(offer, car, told or Told())
         offers.append(offer)
-    if told and offers[1:]:
+    if told:
         best = max(reversed(offers), key=lambda offer: (offer.price > 0, offer.brand == told.brand,
                                                          told.type in offer.types))
         return best._replace(others=tuple(other for other in (*offer.others, offer) if not is_same_car(other, best)))
@@ -86,8 +94,8 @@ def hear_car(offer: Offer, line: Line, told: Told) -> Offer:
 def describe(offer: Offer, line: Line, told: Told) -> Offer:
     """Brand, types and features of the car on offer after a line."""
     named = [name for name in BRANDS if name in line.offered]
-    types, features = line.offered & {*TYPES}, line.offered & {*FEATURES}
-    wished = line.intents & {"wished car", "wished features"}
+    types, features = line.offered & ALL_TYPES, line.offered & ALL_FEATURES
+    wished = line.intents & REFERRING
     if wished:
         features |= {*told.features}
     if "wished car" in wished or wished and not (named or types or offer.brand or offer.types):

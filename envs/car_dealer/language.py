@@ -405,6 +405,8 @@ def understand(text: str) -> Line:
 
 def parts_of(sentence: str) -> list[str]:
     """A sentence, or its parts where each has a car and a price: `the Audi is $20,000 and the BMW $30,000`."""
+    if len(BRAND.findall(sentence)) < 2:
+        return [sentence]
     parts = OTHER_CAR.split(sentence)
     priced = all(re.search(r"\d", part) and BRAND.search(part) for part in parts)
     return parts if parts[1:] and priced and not CONTEXT["asks"].search(sentence) else [sentence]
@@ -427,6 +429,7 @@ def joined(lines: list[Line]) -> Line:
                 *(frozenset().union(*(line[i] for line in lines)) for i in (3, 4, 5, 6)))
 
 
+@lru_cache(maxsize=32_768)
 def verdict(text: str) -> str:
     """`sale` where the buyer's line accepts, `leave` where it ends the dialogue, else nothing."""
     text = plain(text)
