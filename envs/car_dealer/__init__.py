@@ -145,7 +145,7 @@ class CarDealer(Env):
         self.buyer = draw_buyer(self.rng, self.seed)
         self.slots, self.patience = slots_of(self.buyer), PATIENCE[self.buyer.persona]
         self.offer, self.before, self.line = Offer(), Offer(), Line()  # the last offer and line, and the offer before
-        self.asked, self.again = frozenset(), frozenset()  # questions so far; those of the last line that were asked before
+        self.asked, self.again = frozenset(), frozenset()  # questions so far; of the last line, those repeated
         self.lines, self.turns, self.plan = [], 0, None
         self.over, self.sold, self.outcome, self.valid = False, False, "", True
         return FIRST_OBS, {"success": False, "valid": True}
