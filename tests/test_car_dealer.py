@@ -271,25 +271,25 @@ BEFORE = Offer("Toyota", frozenset(["SUV"]), frozenset(["heated seats"]), 50_000
 TOLD = Told("BMW", "sedan", ("sunroof", "leather seats"))
 
 
-@pytest.mark.parametrize(("line", "price"), kinds("price"))
+@pytest.mark.parametrize(("line", "price"), list(kinds("price")))
 def test_kinds_of_amounts(line, price):
     """Commissions, discounts, options, trade-ins, refusals, others' cars, currencies, rates, spoken ones."""
     assert hear(BEFORE, understand(line), TOLD).price == int(price)
 
 
-@pytest.mark.parametrize(("line", "features"), kinds("features"))
+@pytest.mark.parametrize(("line", "features"), list(kinds("features")))
 def test_kinds_of_features(line, features):
     assert hear(BEFORE, understand(line), TOLD).features == {*features.split(", ")} - {"-"}
 
 
-@pytest.mark.parametrize(("line", "car"), kinds("car"))
+@pytest.mark.parametrize(("line", "car"), list(kinds("car")))
 def test_kinds_of_cars(line, car):
     """Several in a line, others' ones, and the one that the buyer asked for."""
     offer = hear(BEFORE, understand(line), TOLD)
     assert f"{offer.brand}, {offer.price}" == car
 
 
-@pytest.mark.parametrize(("line", "question"), kinds("question"))
+@pytest.mark.parametrize(("line", "question"), list(kinds("question")))
 def test_kinds_of_questions(line, question):
     assert question in understand(line).intents
 
