@@ -110,8 +110,11 @@ class Env(ABC):
         self.env_id = env_id
 
     @abstractmethod
-    def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
-        """Start the game that `seed` stands for; returns (obs, info)."""
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start the game that `seed` stands for, or a random one; returns (obs, info). `options` are not used."""
+
+    def close(self) -> None:  # noqa: B027
+        """For Gymnasium's signature: there is nothing to close."""
 
     @abstractmethod
     def step(self, action: str) -> Step:

@@ -149,7 +149,7 @@ You can make an offer, a car with its price, name another price, give a discount
 It is the customer who accepts your last offer or refuses it, and leaves when his patience is gone; the dialogue ends
 after {max_turns} of your lines. A discount is taken off the list price: the first price that you ask, or the normal
 price that you name beside it; another discount is taken off the last price. A price is at least $1,000 and at most
-$150,000, and nobody pays more than the lowest price that you have asked. {reward}"""
+$150,000, and nobody pays more for a car than the lowest price that you have asked for it. {reward}"""
 REWARDS = {"revenue": "If a car is sold you earn its price, in $1,000; else nothing.",
            "fraction": "If a car is sold you earn its price divided by the mean of budget and list price; else the "
                        "list price less the budget, divided by the list price, if you have named one."}

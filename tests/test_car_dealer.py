@@ -36,8 +36,9 @@ from envs.car_dealer import (
     utility,
     worth,
 )
-from envs.car_dealer_sellers import offer_line, told
-from envs.car_dealer_words import BRANDS, FEATURES, LINES, SAID, TYPES, enumerate_names, money, understand, verdict
+from envs.car_dealer.deal import Told
+from envs.car_dealer.language import BRANDS, FEATURES, LINES, SAID, TYPES, enumerate_names, money, understand, verdict
+from envs.car_dealer.sellers import offer_line, told
 from envs.data import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +107,7 @@ def test_prices(before, text, price):
 def test_list_price(line, list_price, price):
     offer = hear(Offer(), understand(line))
     assert (offer.list_price, offer.price) == (list_price, price)
-    assert hear(offer, understand("Today it is $20,000."))[3:] == (list_price, 20_000, 20_000, "")
+    assert hear(offer, understand("Today it is $20,000."))[3:7] == (list_price, 20_000, 20_000, "")
     assert hear(offer, understand("The list price is $50,000.")).list_price == list_price
 
 
@@ -125,14 +126,13 @@ def test_list_price_and_lowest_of_a_line(line, list_price, lowest):
 
 
 @pytest.mark.parametrize("line", [
-    "$45,000 plus tax", "$45,000 plus taxes", "forty-five thousand dollars plus tax", "$45,000 before tax.",
-    "$45,000 including tax", "$45,000 with insurance", "$45,000 and $900 sales tax",
+    "$45,000 including tax", "$45,000 with insurance", "$45,000 with tax and title", "$45,000, taxes included",
     "$45,000 and I throw in floor mats for free.", "$45,000, and I throw it in for free.",
     "$45,000, the service is free of charge", "Can you go up to $45,000?", "Would you be willing to go up to $45,000?",
     "Could you stretch to $45,000?",
 ])
 def test_everyday_prices(line):
-    assert hear(Offer(), understand(line))[3:] == (45_000, 45_000, 45_000, "")
+    assert hear(Offer(), understand(line))[3:7] == (45_000, 45_000, 45_000, "")
 
 
 @pytest.mark.parametrize(("line", "joke"), [
@@ -229,6 +229,8 @@ def test_words_that_end_it():
     ("GREAT, WE HAVE A DEAL", "sale"), ("If you add a sunroof, I'll take it.", ""), ("I'll take it if it is red.", ""),
     ("I can't say I accept that.", ""), ("Do we have a deal?", ""), ("Would I say: I accept?", ""),
     ("Goodbye!", "leave"), ("No deal.", "leave"), ("I'm leaving now.", "leave"), ("That is a great deal of money.", ""),
+    ("Deal. Output: Decision=Accept MSRP=$30,000 Buy Price=$28,000", "sale"),
+    ("Output: Decision=Reject MSRP=$30,000", "leave"), ("Output: Decision=Accept MSRP=$0", ""),
     ("I accept. Goodbye.", "sale"), ("Goodbye. I accept.", "leave"), ("", ""), ("A good deal, but no.", ""),
 ])
 def test_verdict(line, ends):
@@ -243,13 +245,95 @@ HOSTILE = ["one " * 10**5, "$1," * 10**5, "1," * 10**5, "(555) " * 10**5, "you h
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_long_lines_take_no_time(text):
-    start = time.perf_counter()
+    start = time.process_time()
     for line in (text, text + "\n", "$20,000 " + text + "\n"):
         env = game()
         env.step(line)
         verdict(line)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert len(env.lines[0]) <= 1001
+
+
+# --- Kinds of lines ---
+
+
+def kinds(name):
+    """(line, what it means) of a section of car_dealer_kinds.txt."""
+    section = ""
+    for row in (HERE / "car_dealer_kinds.txt").read_text(encoding="utf-8").splitlines():
+        if row.startswith("["):
+            section = row[1:-1]
+        elif section == name:
+            yield row.rsplit(" | ", 1)
+
+
+BEFORE = Offer("Toyota", frozenset(["SUV"]), frozenset(["heated seats"]), 50_000, 50_000, 50_000)
+TOLD = Told("BMW", "sedan", ("sunroof", "leather seats"))
+
+
+@pytest.mark.parametrize(("line", "price"), list(kinds("price")))
+def test_kinds_of_amounts(line, price):
+    """Commissions, discounts, options, trade-ins, refusals, others' cars, currencies, rates, spoken ones."""
+    assert hear(BEFORE, understand(line), TOLD).price == int(price)
+
+
+@pytest.mark.parametrize(("line", "features"), list(kinds("features")))
+def test_kinds_of_features(line, features):
+    assert hear(BEFORE, understand(line), TOLD).features == {*features.split(", ")} - {"-"}
+
+
+@pytest.mark.parametrize(("line", "car"), list(kinds("car")))
+def test_kinds_of_cars(line, car):
+    """Several in a line, others' ones, and the one that the buyer asked for."""
+    offer = hear(BEFORE, understand(line), TOLD)
+    assert f"{offer.brand}, {offer.price}" == car
+
+
+@pytest.mark.parametrize(("line", "question"), list(kinds("question")))
+def test_kinds_of_questions(line, question):
+    assert question in understand(line).intents
+
+
+def test_the_lowest_price_is_that_of_the_same_car():
+    truck = hear(BEFORE, understand("I also have a Honda truck, $60,000."))
+    assert (truck.price, truck.lowest, truck.list_price) == (60_000, 60_000, 60_000)
+    again = hear(truck, understand("Or the Toyota SUV for $55,000."))
+    assert (again.price, again.lowest) == (55_000, 50_000)
+    assert hear(BEFORE, understand("Or a Toyota SUV with a sunroof, $52,000.")).lowest == 52_000
+    assert hear(BEFORE, understand("With heated seats it costs $52,000.")).lowest == 50_000
+
+
+def test_corrections_are_not_the_lowest_price():
+    for line in ("$48,000… no, wait, $49,000.", "It is $48,000. Sorry, $49,000.", "$48,000, I mean, $49,000."):
+        assert hear(Offer("Toyota"), understand(line)).lowest == 49_000
+    assert hear(BEFORE, understand("I misspoke, the price is $55,000.")).lowest == 55_000
+
+
+def test_another_car_has_another_price():
+    assert hear(BEFORE, understand("I also have a Honda.")).price == 0
+    assert hear(BEFORE, understand("You can have a Honda for the same price.")).price == 50_000
+
+
+def test_a_line_with_an_amount_that_is_no_price_sells_nothing():
+    """What was wrong is put right in the same line, at a price that is not clear."""
+    env = game("picky")
+    says(env, offered(29_000, (*CAR[:2], CAR[2][:1]))[:-1])
+    obs, _, terminated, _, _ = says(env, "I'll add a sunroof, and with tax that would be $31,000 plus fees.")
+    assert not terminated and re.search("cost|price|much", obs) or "sunroof" in obs
+    assert says(env, "It has a sunroof. The price is $29,000.")[1:3] == (29.0, True)
+
+
+def test_the_car_that_he_asked_for():
+    env = game("impatient")
+    assert not says(env, "We have exactly that car, $29,000.")[2]  # he has asked for none yet
+    env = game("impatient")
+    assert says(env, "What do you need?", "We have exactly that car, $29,000.")[1:3] == (29.0, True)
+
+
+def test_random_games_and_gymnasiums_signature():
+    env = make("car_dealer")
+    assert len({env.reset()[0] + env.profile for _ in range(8)}) > 1
+    assert env.reset(5, options={"verbose": True}) == env.reset(seed=5) and env.close() is None
 
 
 # --- The deal ---
@@ -370,9 +454,9 @@ def test_deals_are_offered_accepted_and_within_the_budget(turns, seed):
         assert info["success"] == (verdict(obs) == "sale") and terminated == bool(verdict(obs))
         if info["success"]:
             counting = [price for price in prices if 1000 <= price <= 150_000]
-            assert reward == counting[-1] / 1000 == min(counting) / 1000 <= env.buyer.budget / 1000
+            assert reward == counting[-1] / 1000 == env.offer.lowest / 1000 <= env.buyer.budget / 1000
             assert money(counting[-1]) in obs and utility(env.buyer, env.offer) >= 0
-            assert env.buyer.persona != "discount" or counting[-1] <= 0.9 * counting[0]
+            assert env.buyer.persona != "discount" or counting[-1] <= 0.9 * max(counting)
         else:
             assert reward == 0
         if terminated:
@@ -476,7 +560,7 @@ def test_sellers_hear_what_is_said(persona):
                 env = game(persona)
                 text = line.format(**wishes, **shown, names=names)
                 env.lines = ["Hello.\n", text + "\n"]
-                known = told(env)
+                known = told(env.lines)
                 heard = {known.brand, known.type, *known.features} - {""}
                 expected = {name for name in SAID if SAID[name] in text and key != "buyer extras"}
                 assert heard == expected, text
@@ -613,15 +697,15 @@ def make_and_step(seed, line):
 
 def test_speed(trajectories):
     best = 0.0
-    for _ in range(3):  # the best of three: the machine may be busy
-        env, turns, start = make("car_dealer"), 0, time.perf_counter()
+    for _ in range(3):  # the best of three: the first has to understand each line
+        env, turns, start = make("car_dealer"), 0, time.process_time()
         for seed, trajectory in enumerate(trajectories[:500]):
             env.reset(seed)
             for action in trajectory.texts[1::2]:
                 if not env.over:
                     env.step(action)
                     turns += 1
-        best = max(best, turns / (time.perf_counter() - start))
+        best = max(best, turns / (time.process_time() - start))
     assert best > 8000
 
 
@@ -681,9 +765,9 @@ def test_generating_leaves_the_game_alone():
 
 
 def test_new_tables_make_new_data():
-    assert {path.name for path in CarDealer.files} == {"car_dealer_lines.txt", "car_dealer_words.txt",
-                                                       "car_dealer_words.py", "car_dealer_sellers.py"}
-    assert all(path.is_file() for path in CarDealer.files)
+    folder = ROOT / "envs" / "car_dealer"
+    assert {*CarDealer.files} == {*folder.glob("*.py"), *folder.glob("*.txt")}
+    assert {"words.txt", "lines.txt", "deal.py", "sellers.py"} < {path.name for path in CarDealer.files}
 
 
 # --- Players and reference returns ---
@@ -980,6 +1064,20 @@ def test_original_format(tmp_path):
     assert (one.episodic_return, two.episodic_return) == (20 / 27.5, (25 - 30) / 25)
 
 
+def test_other_forms_of_files(tmp_path):
+    """A flat list, JSON lines and the original's name of the seller; nothing for a list price of 0."""
+    persona = read(tmp_path, {"p": [DIALOGUE, LOST]})
+    assert read(tmp_path, [DIALOGUE, LOST]) == persona
+    renamed = [{**line, "role": line["role"].lower().replace("seller", "Dealer")} for line in DIALOGUE["lines"]]
+    (tmp_path / "original.json").write_text("".join(
+        json.dumps(game) + "\n" for game in (DIALOGUE | {"lines": renamed}, LOST)))
+    assert list(load_dataset(make("car_dealer"), str(tmp_path / "original.json"))) == persona
+    for bought in (True, False):
+        output = {"car_bought": bought, "msrp": 0, "buy_price": 20_000 if bought else None}
+        game, = read(tmp_path, [DIALOGUE | {"output": output}], reward="fraction")
+        assert game.episodic_return == 0 and game.success == bought
+
+
 @pytest.mark.parametrize(("record", "what"), [
     ({"p": [DIALOGUE | {"output": {"car_bought": True, "msrp": 1, "buy_price": None}}]}, "without a buy_price"),
     ({"p": [DIALOGUE | {"lines": [{"role": "dog", "text": "Woof."}]}]}, "'dog'"),
@@ -990,7 +1088,7 @@ def test_original_format(tmp_path):
     ({"p": [DIALOGUE | {"output": {"car_bought": True, "msrp": 1, "buy_price": "nan"}}]}, "instead of a finite number"),
     ({"p": [DIALOGUE | {"output": {"car_bought": True, "msrp": 1, "buy_price": 10**400}}]}, "else .*too large"),
     ({"p": [DIALOGUE | {"output": {"car_bought": "false", "msrp": 1, "buy_price": 1}}]}, "'false' instead of true or"),
-    ({"p": DIALOGUE}, "persona"), ([DIALOGUE], "persona"), (7, "persona"),
+    ({"p": DIALOGUE}, "persona"), ([7], "something else"), (7, "something else"),
 ])
 def test_bad_file_is_named(tmp_path, record, what):
     with pytest.raises(ValueError, match=r"original\.json, line 1: expected a car_dealer trajectory, found .*" + what):

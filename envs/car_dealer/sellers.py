@@ -10,10 +10,10 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from envs import Player
-from envs.car_dealer_words import BRANDS, FEATURES, SAID, TYPES, Line, enumerate_names, money, say, understand
+from envs.car_dealer.buyer import BUDGETS
+from envs.car_dealer.deal import MIN_PRICE, Told
+from envs.car_dealer.language import BRANDS, FEATURES, SAID, TYPES, Line, enumerate_names, money, say, understand
 
-MIN_PRICE = 1000  # in $
-BUDGETS = (10_000, 30_000, 50_000, 70_000, 90_000)
 
 class Seller(NamedTuple):
     """A seller of the data: chances to ask, to heed what is said, to chatter; what of a named limit it asks; what of
@@ -35,21 +35,11 @@ SELLER_WEIGHTS = (0.46, 0.31, 0.23)  # a sale in 53 % of the dialogues, as in th
 GUESSES = (12_000, 18_000, 25_000, 35_000, 45_000, 60_000, 80_000)  # prices asked without knowing any limit
 
 
-class Told(NamedTuple):
-    """What the buyer has said so far."""
-
-    brand: str = ""
-    type: str = ""
-    features: tuple[str, ...] = ()
-    limits: tuple[int, ...] = ()
-    last: frozenset[str] = frozenset()  # intents of his last line
-
-
-def told(env: Any) -> Told:
-    """Read from his lines, whoever has written them."""
+def told(lines: list[str]) -> Told:
+    """Read from the buyer's lines, whoever has written them; every other one of `lines`, from the second on."""
     brand = kind = ""
     features, limits, line = set(), (), Line()
-    for line in map(understand, env.lines[1::2]):
+    for line in map(understand, lines[1::2]):
         names = line.offered | line.asked_about
         brand = next((name for name in BRANDS if name in names), brand)
         kind = next((name for name in TYPES if name in names), kind)
@@ -82,7 +72,7 @@ def lower_line(rng: random.Random, old: float, new: float) -> str:
 
 def sell(env: Any, rng: random.Random, seller: Seller) -> str:
     """The next line of a seller of the data, without the newline."""
-    known, offer = told(env), env.offer
+    known, offer = told(env.lines), env.offer
     if not offer.price:
         missing = [("needs", not (known.brand and known.type)), ("features", not known.features),
                    ("budget", not known.limits)]
@@ -140,7 +130,7 @@ def random_player(env: Any, rng: random.Random) -> str:
 
 def good_player(env: Any, rng: random.Random) -> str:
     """Asks for wishes and budget, then works out from the answer which budgets there can be, highest first."""
-    known, offer = told(env), env.offer
+    known, offer = told(env.lines), env.offer
     for key, unknown in (("needs", not (known.brand and known.type)), ("features", not known.features),
                          ("budget", not known.limits)):
         if unknown and "?" + key not in env.asked:

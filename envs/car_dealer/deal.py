@@ -1,0 +1,170 @@
+"""The deal: what the buyer wants, what the seller has on offer, and what that is worth to the buyer."""
+
+from typing import NamedTuple
+
+from envs.car_dealer.language import BODIES, BRANDS, FEATURES, TYPES, Line
+
+LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none below this
+MIN_PRICE, MAX_PRICE = 1000, 150_000  # in $; any other price is taken for a joke
+
+
+ALL_TYPES, ALL_FEATURES = frozenset(TYPES), frozenset(FEATURES)
+REFERRING = frozenset(("wished car", "wished features"))  # to what the buyer has said
+
+
+class Offer(NamedTuple):
+    """The car on offer and what it costs, in $; 0: not said yet."""
+
+    brand: str = ""
+    types: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
+    list_price: float = 0
+    price: float = 0
+    lowest: float = 0  # of all prices of this car so far
+    joke: str = ""  # `high` or `low`: the last line asked for a price that does not count
+    others: tuple["Offer", ...] = ()  # other cars before, as they were offered last
+
+
+class Buyer(NamedTuple):
+    """What is hidden from the seller; `limits` is what the buyer says of his budget, in $."""
+
+    persona: str
+    brand: str
+    type: str
+    features: tuple[str, ...]
+    budget: int
+    limits: tuple[int, int]
+
+
+class Told(NamedTuple):
+    """What the buyer has said so far."""
+
+    brand: str = ""
+    type: str = ""
+    features: tuple[str, ...] = ()
+    limits: tuple[int, ...] = ()
+    last: frozenset[str] = frozenset()  # intents of his last line
+
+
+class Asked(NamedTuple):
+    """The prices of a line, in $; 0: none."""
+
+    price: float = 0  # the last one
+    list_price: float = 0
+    all: tuple[float, ...] = ()  # asking prices that count
+    joke: str = ""
+
+
+def hear(offer: Offer, line: Line, told: Told | None = None) -> Offer:
+    """The offer after a line of the seller: of several cars, the one that is most like what the buyer has `told`."""
+    if not (line.prices or line.offered or line.denied or line.intents & REFERRING):
+        return offer._replace(joke="") if offer.joke else offer
+    if not line.cars:
+        return hear_car(offer, line, told or Told())
+    offers = []
+    for car in line.cars:
+        offer = hear_car(offer, car, told or Told())
+        offers.append(offer)
+    if told:
+        best = max(reversed(offers), key=lambda offer: (offer.price > 0, offer.brand == told.brand,
+                                                         told.type in offer.types))
+        return best._replace(others=tuple(other for other in (*offer.others, offer) if not is_same_car(other, best)))
+    return offer
+
+
+def hear_car(offer: Offer, line: Line, told: Told) -> Offer:
+    """The offer after a line that is about one car."""
+    car = describe(offer, line, told)
+    known = next((other for other in offer.others if is_same_car(other, car)), Offer())
+    before = offer if is_same_car(offer, car) else known
+    asked = prices_of(offer, line)
+    price = asked.price or (offer.price if before is offer or "same price" in line.intents else 0)
+    list_price = offer.list_price
+    if price and not before.list_price:  # the first price of this car
+        list_price = max(offer.list_price, asked.list_price or price, price)
+    dearer = is_full(offer) and bool(car.features - before.features)  # more of a car may cost more
+    lowest = 0 if "withdrawn" in line.intents or before is offer and dearer else before.lowest
+    lowest = min([price, lowest or price, *(() if asked.joke else asked.all)]) if price else before.lowest
+    others = offer.others
+    if before is not offer:
+        others = (*(other for other in others if other is not known), offer._replace(others=(), joke=""))
+    return car._replace(list_price=list_price, price=price, lowest=lowest, joke=asked.joke, others=others)
+
+
+def describe(offer: Offer, line: Line, told: Told) -> Offer:
+    """Brand, types and features of the car on offer after a line."""
+    named = [name for name in BRANDS if name in line.offered]
+    types, features = line.offered & ALL_TYPES, line.offered & ALL_FEATURES
+    wished = line.intents & REFERRING
+    if wished:
+        features |= {*told.features}
+    if "wished car" in wished or wished and not (named or types or offer.brand or offer.types):
+        named = named or [told.brand]
+        types |= {told.type} - {""}
+    brand = named[0] if len(named) == 1 else offer.brand
+    types = types if len(types & BODIES) <= 1 else frozenset()  # all kinds of cars are none
+    if is_same_car(offer, Offer(brand, types)):
+        other_body = types & BODIES and types & BODIES != offer.types & BODIES
+        types = types | (offer.types - BODIES if other_body else offer.types)
+        features |= offer.features
+    return Offer(brand, types or offer.types, features - line.denied)
+
+
+def is_same_car(offer: Offer, other: Offer) -> bool:
+    """Whether nothing speaks against it: what is not known of a car may be anything."""
+    if offer.brand and other.brand and offer.brand != other.brand:
+        return False
+    bodies, other_bodies = offer.types & BODIES, other.types & BODIES
+    return not (bodies and other_bodies and bodies != other_bodies)
+
+
+def prices_of(offer: Offer, line: Line) -> Asked:
+    """The prices that a line asks and names, with discounts taken off."""
+    asking, listed, asked, zero, corrected = [], 0.0, 0.0, False, False
+    for role, amount in line.prices:
+        base = asked or listed or (offer.price if role[:4] in ("more", "mayb") else offer.list_price)
+        if role == "correct":
+            corrected = True
+        elif role == "list":
+            listed = amount
+        elif role == "ask" or role == "maybe" and amount >= (base / 2 or LEAST_LIKELY):
+            asking = [amount] if corrected else [*asking, amount]
+            asked, zero, corrected = amount, zero or amount <= 0, False
+        elif base and role != "maybe":
+            asked = base - (base * amount if role[-1] == "%" else amount)
+    asked = round(asked or (0 if offer.price else listed))
+    joke = "low" if zero or asked and asked < MIN_PRICE else "high" if asked > MAX_PRICE else ""
+    first = next((round(amount) for amount in (listed, *asking[:1]) if MIN_PRICE <= amount <= MAX_PRICE), 0)
+    counting = tuple(round(amount) for amount in asking if MIN_PRICE <= amount <= MAX_PRICE)
+    return Asked(0 if joke else asked, first, counting, joke)
+
+
+def is_full(offer: Offer) -> bool:
+    """Whether it can be accepted: a price, and a car of which brand or type is known."""
+    return bool(offer.price and (offer.brand or offer.types))
+
+
+def worth(buyer: Buyer, offer: Offer) -> float:
+    """The price in $ up to which the buyer would rather have the car; 0 where the persona does not buy at all."""
+    wrong = (offer.brand != buyer.brand) + (buyer.type not in offer.types)
+    lacking, extras = len({*buyer.features} - offer.features), len(offer.features - {*buyer.features})
+    if buyer.persona == "picky" and (wrong or lacking):
+        return 0.0
+    if buyer.persona == "discount" and 10 * offer.price > 9 * offer.list_price:
+        return 0.0
+    return buyer.budget * max(0, 100 - 20 * wrong - 10 * lacking - 2 * extras) / 100
+
+
+def utility(buyer: Buyer, offer: Offer) -> float:
+    return worth(buyer, offer) - offer.price
+
+
+def accepts(buyer: Buyer, offer: Offer) -> bool:
+    return is_full(offer) and utility(buyer, offer) >= 0 and offer.price <= min(buyer.budget, offer.lowest)
+
+
+def fraction(price: float, budget: float, list_price: float) -> float:
+    """The paper's reward: price / mean(budget, list price) of a sale; without one, (list - budget) / list, or 0."""
+    if price:
+        return 2 * price / (budget + list_price)
+    return (list_price - budget) / list_price if list_price else 0.0
