@@ -57,6 +57,8 @@ def main(env_class: type[Env]) -> None:
         else:
             for seed in range(args.seed, args.seed + args.episodes):
                 play_in_terminal(env, player, seed)
+    except OSError as error:  # a language model or a chess engine does not answer
+        sys.exit(f"error: {error}")
     except (EOFError, KeyboardInterrupt):
         print()
 
