@@ -416,6 +416,43 @@ def test_games_do_not_share_draws(server, play):
     assert all(body["seed"] == 0 for body in server.seen)
 
 
+# --- Whole games ---
+
+
+def guess_word(body):
+    """The first of the words in the rules that could have been answered as the guesses have been."""
+    rules, *said = [message["content"] for message in body["messages"]]
+    answered = list(zip(said[::2], said[1::2], strict=True))
+    for word in re.search(r"words are: (.*)\.", rules)[1].split(", "):
+        if all(" ".join(paper_colours(guess.replace(" ", ""), word)) == answer for guess, answer in answered):
+            return " ".join(word)
+
+
+def ask_about_object(body):
+    """The questions in the rules, then these; the last is a guess, whatever has been answered."""
+    asked = [message["content"] for message in body["messages"] if message["role"] == "assistant"]
+    more = ["Is it an animal?", "Is it a vehicle?", "Is it a tool?", "Is it a piece of furniture?", "Is it edible?",
+            "Is it bigger than a car?", "Does it use electricity?", "Is it worn on the body?", "Does it have wheels?",
+            "Is it found outdoors?", "Is it found in an office?", "Is it soft?", "Does it make music?", "Is it red?",
+            "Is it made of glass?"]
+    questions = [*actions(body["messages"][0]["content"])[:4], *more, "Is it a dog?"]
+    return questions[len(asked)]
+
+
+def test_whole_games(server, play, monkeypatch):
+    """A player that knows nothing but what it is shown plays each of these to its end, and every action is valid."""
+    monkeypatch.setattr(maze, "MAX_MOVES", 100)
+    lengths = {}
+    for env_id, reply in (("maze_fo", walk), ("wordle", guess_word), ("twenty_questions", ask_about_object)):
+        server.reply = reply
+        row, (game,) = results(play(env_id=env_id, num_test_episodes=1))
+        assert row["test/invalid_actions"] == 0 and game.terminated
+        assert row["test/success"] == 1 or env_id == "twenty_questions"
+        lengths[env_id] = len(game.rewards)
+    assert lengths["maze_fo"] > 1 and lengths["wordle"] <= 6 and lengths["twenty_questions"] == 20
+    assert len(server.seen) == sum(lengths.values())
+
+
 # --- Resuming ---
 
 
