@@ -349,13 +349,12 @@ class Server:
     """A client of OpenAI's /chat/completions protocol.
 
     `model`: the server's name for the model, empty if it has only one; `option`: the option with which the user names
-    it; `fields`: the rest of each request. Raises OSError if there is no such model.
+    it; `fields`: of each request. Raises OSError if the server does not answer or the model has to be named.
     """
 
     patience = 600.0  # seconds to wait for an answer, with all attempts; a fifth for each of them
     hint = ""  # what to do if the server refuses a request
-    any_temperature = False  # whether the server's own will do
-    knows_system = True
+    knows_system = True  # as far as is known
 
     def __init__(self, url: str, model: str, option: str, fields: dict[str, Any]) -> None:
         if not URL.fullmatch(url):
@@ -400,10 +399,10 @@ class Server:
             raise OSError(f"{self.name} does not answer: {one_line(reason, 200)}") from None
 
     async def say(self, messages: list[dict[str, str]], number: int | None = None) -> Answer:
-        """The model's answer, drawn with this random number, without text if it cannot be read. Raises OSError.
+        """The model's answer, without text if it cannot be read. Raises OSError.
 
-        What the server refuses is put in another way where there is one; if it finds the chat too long, the older half
-        of the turns is left out.
+        What the server refuses is put in another way; if it finds the chat too long, the older half of the turns is
+        left out. `number`: from which an answer is drawn at our temperature; without it the server's own will do.
         """
         while True:
             sent = messages if self.knows_system else without_system(messages)
@@ -418,7 +417,7 @@ class Server:
                 said = str(error)
                 if "max_completion_tokens" in said and "max_tokens" in fields:
                     self.fields = self.fields | {"max_tokens": None, "max_completion_tokens": fields["max_tokens"]}
-                elif "temperature" in said and "temperature" in fields and self.any_temperature:
+                elif "temperature" in said and "temperature" in fields and number is None:
                     self.fields = self.fields | {"temperature": None}
                 elif ROLES.search(said) and sent[0]["role"] == "system":
                     self.knows_system = False
@@ -430,8 +429,6 @@ class Server:
 
 class ServerSimulator(Server, Simulator):
     """A server's model as the other side of a dialogue."""
-
-    any_temperature = True
 
     def ask(self, requests: list[Request]) -> list[str]:
         gate = asyncio.Semaphore(CONCURRENCY)

