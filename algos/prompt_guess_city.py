@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TemperatureLogitsWarper
+from transformers import TemperatureLogitsWarper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
 from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
@@ -49,12 +49,12 @@ from envs.run import Run, make_envs, parse_args, refusing, start_model
 from envs.simulators import (
     ATTEMPTS,
     MARKS,
-    MAX_CONTEXT,
     MAX_TEXT,
     NOTHING,
     Answer,
     Draw,
     EndOfLine,
+    LocalSimulator,
     Server,
     cache_key,
     one_line,
@@ -116,41 +116,28 @@ def json_or_text(value: str) -> Any:
         return value
 
 
-class LocalModel:
+class LocalModel(LocalSimulator):
     """A chat model of transformers. It answers one by one: no answer depends on what else is asked."""
 
     def __init__(self, args: Args, digest: str) -> None:
-        self.args, self.model = args, ""
-        self.name, _ = start_model(args)
-        with refusing(f"cannot load {self.name} to {args.device}"):
-            self.tokenizer = AutoTokenizer.from_pretrained(self.name)
-            if not self.tokenizer.chat_template:
-                raise ValueError("it has no chat template")
-            dtype = torch.float32 if args.device == "cpu" else "auto"
-            self.network = AutoModelForCausalLM.from_pretrained(self.name, dtype=dtype).to(args.device).eval()
-            open_cache()
-        eos = self.network.generation_config.eos_token_id
-        self.eos = eos if isinstance(eos, list) else [self.tokenizer.eos_token_id if eos is None else eos]
-        # In place of theirs, which may sample in another way, or penalise repetition.
-        self.network.generation_config = GenerationConfig(
-            do_sample=False, max_new_tokens=args.max_answer_tokens, eos_token_id=self.eos, pad_token_id=0)
-        positions = getattr(self.network.config, "max_position_embeddings", None) or MAX_CONTEXT
-        self.max_length = min(positions, MAX_CONTEXT) - args.max_answer_tokens
-        settings = [self.tokenizer.chat_template, args.max_answer_tokens, args.temperature]
-        self.about = [self.name, digest, settings]
-
-        pieces = [self.tokenizer.decode([i], skip_special_tokens=True) for i in range(len(self.tokenizer))]
-        self.blanks = {i for i, piece in enumerate(pieces) if not piece.strip()}
-        self.newlines = {i for i, piece in enumerate(pieces) if "\n" in piece}
-        if "</think>" in self.tokenizer.chat_template:
+        name, _ = start_model(args)
+        super().__init__(f"hf:{name}", args.device)
+        template = self.tokenizer.chat_template
+        if not template:
+            raise ValueError(f"{name} has no chat template")
+        self.load_network(args.max_answer_tokens)
+        if "</think>" in template:
             self.newlines = set()  # the first line may be a thought's
+        self.name, self.temperature = name, args.temperature
+        self.about = [name, digest, [template, args.max_answer_tokens, args.temperature]]
+        open_cache()
 
     async def say(self, messages: list[dict[str, str]], number: int) -> Answer:
         """An answer, of which no more than the first line is generated."""
         processors = []
-        if self.args.temperature:
-            processors = [TemperatureLogitsWarper(self.args.temperature), Draw([number])]
-        ids = torch.tensor([self.encode(messages)], device=self.args.device)
+        if self.temperature:
+            processors = [TemperatureLogitsWarper(self.temperature), Draw([number])]
+        ids = torch.tensor([self.encode_chat(messages)], device=self.device)
         with torch.inference_mode():
             written = self.network.generate(
                 input_ids=ids,
@@ -162,12 +149,12 @@ class LocalModel:
         text = self.tokenizer.decode(written, skip_special_tokens=True)
         return Answer(text, reason, ids.shape[1], len(written))
 
-    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
         """The chat's ids, without the oldest turns that do not fit; raises OSError if nothing fits."""
         template = dict(tokenize=False, add_generation_prompt=True, enable_thinking=False)
         while True:
             text = self.tokenizer.apply_chat_template(messages, **template)
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            ids = self.tokenise(text)
             if len(ids) <= self.max_length:
                 return ids
             if len(messages) == 1:
@@ -357,11 +344,8 @@ def main(args: Args) -> None:
     envs = make_envs(args)
     env = envs.envs[0]
     run = Run(args, env)
-    if "://" in args.model:
-        with refusing("--model"):
-            model = ServerModel(args)
-    else:
-        model = LocalModel(args, run.start_model)
+    with refusing("--model"):
+        model = ServerModel(args) if "://" in args.model else LocalModel(args, run.start_model)
     args.server_model = model.model
     ledger = Ledger(args)
     run.begin()

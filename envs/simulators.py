@@ -173,15 +173,16 @@ class LocalSimulator(Simulator):
         except Exception as error:  # what is wrong with a folder shows in errors of many kinds
             raise OSError(f"cannot load the model {self.path!r}: {one_line(str(error))}") from error
 
-    def load_network(self) -> None:
-        """Load the weights; see how much may be read and written, and which tokens end a line."""
+    def load_network(self, max_new_tokens: int | None = None) -> None:
+        """Load the weights; see how much may be read and written (unless that is given), which tokens end a line."""
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
         dtype = "auto" if self.device.startswith("cuda") else "float32"
         network = self.load(AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM, dtype=dtype)
         theirs = network.generation_config
         positions = getattr(network.config.get_text_config(), "max_position_embeddings", None) or MAX_CONTEXT
-        self.max_new_tokens = min(theirs.max_new_tokens or MAX_NEW_TOKENS, max(1, positions // 2))
+        most = min(theirs.max_new_tokens or MAX_NEW_TOKENS, max(1, positions // 2))
+        self.max_new_tokens = max_new_tokens or most
         self.max_length = min(positions, MAX_CONTEXT) - (0 if self.seq2seq else self.max_new_tokens)
         eos = self.tokenizer.eos_token_id if theirs.eos_token_id is None else theirs.eos_token_id
         self.eos = eos if isinstance(eos, list) else [eos] if eos is not None else []
@@ -443,7 +444,7 @@ class ServerSimulator(Server, Simulator):
         """The answer on disk, or else the server's, which is written there."""
         messages = chat_messages(request.instructions, request.texts)
         key = cache_key([self.name, self.about[1] | {"messages": messages}])
-        if (kept := recall(key)) is not None:
+        if (kept := recall(key)) not in (None, NOTHING):  # older versions kept answers of nothing
             return kept
         async with gate:
             for _ in range(ATTEMPTS):
@@ -451,5 +452,5 @@ class ServerSimulator(Server, Simulator):
                 if (line := one_line(answer.text)) != NOTHING:
                     remember(key, self.model, messages[-1]["content"], line)
                     return line
-        raise OSError(f"{self.name} gives no answer: {ATTEMPTS} were empty, refused or thoughts without an end, the "
-                      f"last one with finish_reason {answer.reason}")
+        raise OSError(f"{self.name} gives no answer: {ATTEMPTS} were empty, refused or a thought that does not end in "
+                      f"{MAX_NEW_TOKENS} tokens, the last with finish_reason {answer.reason}")

@@ -631,17 +631,17 @@ def test_what_a_local_model_reads_and_says(server, tmp_path):
     """The template's tokens; its answer ends with its first line, and the oldest turns are left out of a long game."""
     name = save_causal(tmp_path / "chat", CHATML, eos_token="<|im_end|>", max_length=100).removeprefix("hf:")
     model = script.LocalModel(Args(model=name, device="cpu", max_answer_tokens=12), "digest")
-    encode, decode = model.tokenizer.encode, model.tokenizer.decode
+    encode, decode, encode_chat = model.tokenizer.encode, model.tokenizer.decode, model.encode_chat
     messages = [{"role": role, "content": text} for role, text in (
         ("user", "Is it alive?"), ("assistant", "Yes."), ("user", "Can it fly?"))]
-    assert decode(model.encode(messages)) == (
+    assert decode(encode_chat(messages)) == (
         "<|im_start|>user\nIs it alive?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n<|im_start|>user\n"
         "Can it fly?<|im_end|>\n<|im_start|>assistant\n")
     long = messages[:2] * 9 + messages[2:]
-    assert decode(model.encode(long)) .startswith("<|im_start|>user\nIs it alive?<|im_end|>\n<|im_start|>assistant\n")
-    assert 50 < len(model.encode(long)) <= 88
+    assert decode(encode_chat(long)).startswith("<|im_start|>user\nIs it alive?<|im_end|>\n<|im_start|>assistant\n")
+    assert 50 < len(encode_chat(long)) <= 88
     with pytest.raises(OSError, match="has room for 88 tokens, not for"):
-        model.encode([{"role": "user", "content": "alive? " * 99}])
+        encode_chat([{"role": "user", "content": "alive? " * 99}])
     eos = model.tokenizer.eos_token_id
     for said, end, text, reason, action in (("No.\nYes.", [], "No.\n", "length", "No.\n"),
                                             ("\n\nNo.", [eos], "\n\nNo.", "stop", "No.\n"),
@@ -649,7 +649,7 @@ def test_what_a_local_model_reads_and_says(server, tmp_path):
         hook = model.network.lm_head.register_forward_hook(Follow([*encode(said), *end]))
         answer = asyncio.run(model.say(messages, number=1))
         assert (answer.text, answer.reason, read_action(answer)) == (text, reason, action)
-        assert answer.num_input == len(model.encode(messages)) and answer.num_output == len(encode(text)) + len(end)
+        assert answer.num_input == len(encode_chat(messages)) and answer.num_output == len(encode(text)) + len(end)
         hook.remove()
 
 
@@ -669,7 +669,7 @@ def test_temperature_of_a_local_model(server, tmp_path):
 
 def test_no_chat_model(server, play, tmp_path):
     name = save_causal(tmp_path / "plain").removeprefix("hf:")
-    assert "cannot load" in play(model=name) and "it has no chat template" in play(model=name, name="other")
+    assert "has no chat template" in play(model=name)
     assert "cannot load" in play(model=str(tmp_path / "nothing"), name="third")
 
 

@@ -617,6 +617,14 @@ def test_what_a_server_does_not_want(server, rules):
     assert make_simulator(server.url).answer([Request()]) == [first] and len(server.seen) == before
 
 
+def test_an_answer_of_nothing_that_was_kept(server):
+    """As earlier versions did: it is asked for again."""
+    simulator = make_simulator(server.url)
+    simulator.answer([Request()])
+    envs.simulators.sql("UPDATE answers SET answer = '…'")
+    assert simulator.answer([Request()]) == ["A to Can it fly?"] and len(server.seen) == 2
+
+
 def test_many_ask_what_a_server_does_not_want(server):
     """Those that are under way when it refuses the first are asked again, too."""
     server.delay, server.rules = 0.05, lambda body: wants_no_temperature(body) or wants_no_system(body)
