@@ -494,13 +494,14 @@ def test_a_server_that_hangs(server, monkeypatch, hang):
 
 def test_one_failure_ends_all(server, monkeypatch):
     """A server that is down in the middle of a batch is not asked again for each of its dialogues."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.2)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
     simulator = make_simulator(server.url)
     server.script = [lambda handler: handler.send(404 if "Is it 0?" in str(handler.body) else 500, b"")] * 1000
     with pytest.raises(OSError, match="status 404"):
         simulator.answer([Request(f"Is it {i}?\n") for i in range(200)])
-    time.sleep(1)
-    assert len(server.seen) < 4 * 8
+    before = len(server.seen)
+    time.sleep(1.5)
+    assert len(server.seen) <= before + 8  # those that were under way
 
 
 def test_nobody_is_there(server):
