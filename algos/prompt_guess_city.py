@@ -30,7 +30,6 @@ import json
 import random
 import re
 import sys
-import threading
 from collections.abc import Sequence
 from concurrent import futures
 from contextlib import closing
@@ -41,7 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TemperatureLogitsWarper
+from transformers import TemperatureLogitsWarper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
 from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
@@ -50,18 +49,20 @@ from envs.run import Run, make_envs, parse_args, refusing, start_model
 from envs.simulators import (
     ATTEMPTS,
     MARKS,
-    MAX_CONTEXT,
     MAX_TEXT,
-    TOO_LONG,
+    NOTHING,
+    Answer,
     Draw,
     EndOfLine,
-    Refused,
+    LocalSimulator,
     Server,
     cache_key,
     one_line,
     open_cache,
     recall,
     remember,
+    shorten,
+    start,
 )
 
 FORM = "Answer with your next action and nothing else, in one line.\n\n"
@@ -94,46 +95,17 @@ class Args:
 # --- Model ---
 
 
-class Answer(NamedTuple):
-    """What a model says."""
-
-    text: str
-    reason: str  # why it ends there: "length" if it was cut off
-    num_input: int  # tokens read
-    num_output: int  # tokens written
-
-
 class ServerModel(Server):
-    """A server's model, which may be asked from many threads."""
+    """A server's model."""
 
-    timeout = 600.0  # seconds: an answer comes as a whole, after all thoughts
+    patience = 1800.0  # seconds: an answer comes as a whole, after all thoughts
+    hint = "; --server-options NAME null leaves a field out"
 
     def __init__(self, args: Args) -> None:
-        super().__init__(args.model.rstrip("/"), args.server_model, "--server-model")
-        fields = {"model": self.model, "max_tokens": args.max_answer_tokens, "temperature": args.temperature}
-        fields |= {name: json_or_text(value) for name, value in args.server_options.items()}
-        self.fields = fields
-        self.about = [self.name, fields]  # what an answer depends on, besides the chat and the random number
-
-    def say(self, messages: list[dict[str, str]], number: int) -> Answer:
-        """An answer; the older half of the game is left out as often as the server finds it too long.
-
-        Raises OSError after several attempts with exponential back-off.
-        """
-        while True:
-            body = {"messages": messages, "seed": number} | self.fields
-            body = {name: value for name, value in body.items() if value is not None}
-            try:
-                answer = self.fetch("/chat/completions", body, read_reply)
-                break
-            except Refused as error:
-                if len(messages) == 1 or not TOO_LONG.search(str(error)):
-                    raise
-                messages = shorten(messages, num_turns=(len(messages) + 1) // 4)
-        if not answer.num_input:  # the server does not say: a token has about four letters
-            num_input = len(json.dumps(messages)) // 4
-            answer = answer._replace(num_input=num_input, num_output=len(answer.text) // 4 + 1)
-        return answer
+        fields = {"max_tokens": args.max_answer_tokens, "temperature": args.temperature}
+        for name, value in args.server_options.items():
+            fields[name] = json_or_text(value)
+        super().__init__(args.model.rstrip("/"), args.server_model, "--server-model", fields)
 
 
 def json_or_text(value: str) -> Any:
@@ -144,56 +116,29 @@ def json_or_text(value: str) -> Any:
         return value
 
 
-def read_reply(reply: Any) -> Answer:
-    """What a server sends, a refusal as an empty text; raises KeyError, … if it is something else."""
-    choice = reply["choices"][0]
-    message = choice["message"]
-    reason = choice.get("finish_reason") or "stop"
-    text = (message["content"] or "").strip()
-    if message.get("refusal") or reason == "content_filter":
-        text, reason = "", "refusal"
-    usage = reply.get("usage") or {}
-    num_input, num_output = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    return Answer(text, reason, int(num_input), int(num_output))
-
-
-class LocalModel:
+class LocalModel(LocalSimulator):
     """A chat model of transformers. It answers one by one: no answer depends on what else is asked."""
 
     def __init__(self, args: Args, digest: str) -> None:
-        self.args, self.model, self.lock = args, "", threading.Lock()
-        self.name, _ = start_model(args)
-        with refusing(f"cannot load {self.name} to {args.device}"):
-            self.tokenizer = AutoTokenizer.from_pretrained(self.name)
-            if not self.tokenizer.chat_template:
-                raise ValueError("it has no chat template")
-            dtype = torch.float32 if args.device == "cpu" else "auto"
-            self.network = AutoModelForCausalLM.from_pretrained(self.name, dtype=dtype).to(args.device).eval()
-            open_cache()
-        eos = self.network.generation_config.eos_token_id
-        self.eos = eos if isinstance(eos, list) else [self.tokenizer.eos_token_id if eos is None else eos]
-        # In place of theirs, which may sample in another way, or penalise repetition.
-        self.network.generation_config = GenerationConfig(
-            do_sample=False, max_new_tokens=args.max_answer_tokens, eos_token_id=self.eos, pad_token_id=0)
-        positions = getattr(self.network.config, "max_position_embeddings", None) or MAX_CONTEXT
-        self.max_length = min(positions, MAX_CONTEXT) - args.max_answer_tokens
-        settings = [self.tokenizer.chat_template, args.max_answer_tokens, args.temperature]
-        self.about = [self.name, digest, settings]
-
-        pieces = [self.tokenizer.decode([i], skip_special_tokens=True) for i in range(len(self.tokenizer))]
-        self.blanks = {i for i, piece in enumerate(pieces) if not piece.strip()}
-        self.newlines = {i for i, piece in enumerate(pieces) if "\n" in piece}
-        if "</think>" in self.tokenizer.chat_template:
+        name, _ = start_model(args)
+        super().__init__(f"hf:{name}", args.device)
+        template = self.tokenizer.chat_template
+        if not template:
+            raise ValueError(f"{name} has no chat template")
+        self.load_network(args.max_answer_tokens)
+        if "</think>" in template:
             self.newlines = set()  # the first line may be a thought's
+        self.name, self.temperature = name, args.temperature
+        self.about = [name, digest, [template, args.max_answer_tokens, args.temperature]]
+        open_cache()
 
-    @torch.inference_mode()
-    def say(self, messages: list[dict[str, str]], number: int) -> Answer:
+    async def say(self, messages: list[dict[str, str]], number: int) -> Answer:
         """An answer, of which no more than the first line is generated."""
         processors = []
-        if self.args.temperature:
-            processors = [TemperatureLogitsWarper(self.args.temperature), Draw([number])]
-        with self.lock:
-            ids = torch.tensor([self.encode(messages)], device=self.args.device)
+        if self.temperature:
+            processors = [TemperatureLogitsWarper(self.temperature), Draw([number])]
+        ids = torch.tensor([self.encode_chat(messages)], device=self.device)
+        with torch.inference_mode():
             written = self.network.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -204,12 +149,12 @@ class LocalModel:
         text = self.tokenizer.decode(written, skip_special_tokens=True)
         return Answer(text, reason, ids.shape[1], len(written))
 
-    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
         """The chat's ids, without the oldest turns that do not fit; raises OSError if nothing fits."""
         template = dict(tokenize=False, add_generation_prompt=True, enable_thinking=False)
         while True:
             text = self.tokenizer.apply_chat_template(messages, **template)
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            ids = self.tokenise(text)
             if len(ids) <= self.max_length:
                 return ids
             if len(messages) == 1:
@@ -239,23 +184,18 @@ def chat(rules: str, texts: Sequence[str], markov: bool) -> list[dict[str, str]]
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
 
 
-def shorten(messages: list[dict[str, str]], num_turns: int) -> list[dict[str, str]]:
-    """The chat without its oldest turns, but with the rules and the first observation."""
-    return messages[:1] + messages[1 + 2 * num_turns :]
-
-
 def read_action(answer: Answer) -> str:
     """The first line of an answer, thoughts left out; empty if there is none, without newline if cut off."""
-    _, _, text = answer.text.rpartition("</think>")
-    line = one_line(text, MAX_TEXT)
-    if line == "…" or "<think>" in text:
+    line = one_line(answer.text, MAX_TEXT)
+    if line == NOTHING:
         return ""
+    _, _, text = answer.text.rpartition("</think>")
     cut_off = answer.reason == "length" and "\n" not in text.lstrip()
     return line if cut_off else line + "\n"
 
 
 class Ledger:
-    """Counts tokens, those read and those written, from many threads; lets no request pass the limits."""
+    """Counts tokens, those read and those written; lets no request pass the limits."""
 
     def __init__(self, args: Args) -> None:
         self.prices = np.array([args.price_per_million_input, args.price_per_million_output]) / 1e6
@@ -264,26 +204,22 @@ class Ledger:
         self.kept = np.zeros(2, dtype=int)  # of answers on disk: an earlier start has paid for them
         self.used = np.zeros(2, dtype=int)
         self.reserved = np.zeros(2, dtype=int)  # by requests that are under way
-        self.lock = threading.Lock()
 
     def reserve(self, most: np.ndarray) -> None:
         """Before a request that takes `most` tokens at most; raises OSError if a limit might be passed."""
-        with self.lock:
-            expected = self.used + self.reserved + most
-            if expected.sum() > self.max_tokens or self.prices @ expected > self.max_cost:
-                raise OSError(f"--max-tokens or --max-cost would be passed, after {self}")
-            self.reserved += most
+        expected = self.used + self.reserved + most
+        if expected.sum() > self.max_tokens or self.prices @ expected > self.max_cost:
+            raise OSError(f"--max-tokens or --max-cost would be passed, after {self}")
+        self.reserved += most
 
     def settle(self, most: np.ndarray, used: list[int]) -> None:
         """After a request for which `most` was reserved."""
-        with self.lock:
-            self.reserved -= most
-            self.used += used
+        self.reserved -= most
+        self.used += used
 
     def keep(self, answer: Answer) -> None:
         """Count an answer on disk."""
-        with self.lock:
-            self.kept += [answer.num_input, answer.num_output]
+        self.kept += [answer.num_input, answer.num_output]
 
     def total(self) -> tuple[int, int, float]:
         """Tokens read, tokens written and their price, of all answers so far."""
@@ -295,21 +231,20 @@ class Ledger:
 
 
 class Player:
-    """Asks the model for the actions of many games, each in a thread of its own."""
+    """Asks the model for the actions of many games, side by side."""
 
     def __init__(self, model: ServerModel | LocalModel, ledger: Ledger, args: Args) -> None:
         self.model, self.ledger, self.args = model, ledger, args
-        self.pool = futures.ThreadPoolExecutor(args.num_envs)
         self.asked: dict[futures.Future, int] = {}  # the game of each question that is under way
 
     def act(self, questions: list[Question]) -> dict[int, str]:
         """Ask these as well; returns the actions that are there, of one game at least. Raises OSError."""
         for question in questions:
-            self.asked[self.pool.submit(self.ask, question)] = question.game
+            self.asked[start(self.ask(question))] = question.game
         done, _ = futures.wait(self.asked, return_when=futures.FIRST_COMPLETED)
         return {self.asked.pop(future): future.result() for future in done}
 
-    def ask(self, question: Question) -> str:
+    async def ask(self, question: Question) -> str:
         """The action of the answer on disk, or else of the model's, which is written there."""
         key = cache_key(["player", self.model.about, question.messages, self.random_number(question, 0)])
         if kept := recall(key):
@@ -317,7 +252,7 @@ class Player:
             self.ledger.keep(answer)
             return read_action(answer)
         for attempt in range(ATTEMPTS):
-            answer = self.say(question.messages, self.random_number(question, attempt))
+            answer = await self.say(question.messages, self.random_number(question, attempt))
             if action := read_action(answer):
                 remember(key, self.model.model, question.messages[-1]["content"], json.dumps(answer))
                 return action
@@ -332,22 +267,25 @@ class Player:
         draw = random.Random(f"{self.args.seed} {question.game} {question.turn} {attempt}")
         return draw.getrandbits(31)
 
-    def say(self, messages: list[dict[str, str]], number: int) -> Answer:
+    async def say(self, messages: list[dict[str, str]], number: int) -> Answer:
         """The model's answer, counted."""
         most = np.array([len(json.dumps(messages)), self.args.max_answer_tokens])  # no token is empty
         used = [0, 0]
         self.ledger.reserve(most)
         try:
-            answer = self.model.say(messages, number)
+            answer = await self.model.say(messages, number)
+            if not answer.num_input:  # the server does not say: a token has about four letters
+                answer = answer._replace(num_input=int(most[0]) // 4, num_output=len(answer.text) // 4 + 1)
             used = [answer.num_input, answer.num_output]
         finally:
             self.ledger.settle(most, used)
         return answer
 
     def close(self) -> None:
-        """Wait for what is under way: it is paid for, and kept."""
-        self.model.stopped = True  # a server that does not answer is not asked again
-        self.pool.shutdown(cancel_futures=True)
+        """Wait a minute for what is under way: it is paid for, and kept."""
+        futures.wait(self.asked, timeout=60)
+        for future in self.asked:
+            future.cancel()
 
 
 # --- Evaluation ---
@@ -406,11 +344,8 @@ def main(args: Args) -> None:
     envs = make_envs(args)
     env = envs.envs[0]
     run = Run(args, env)
-    if "://" in args.model:
-        with refusing("--model"):
-            model = ServerModel(args)
-    else:
-        model = LocalModel(args, run.start_model)
+    with refusing("--model"):
+        model = ServerModel(args) if "://" in args.model else LocalModel(args, run.start_model)
     args.server_model = model.model
     ledger = Ledger(args)
     run.begin()

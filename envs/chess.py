@@ -48,6 +48,7 @@ MAX_MOVES = 400
 NUM_TEST_POSITIONS = 645  # of endgames
 MATERIAL = ("Q", "R", "QR", "RR")  # what White has beside the king in endgames
 NUM_LINES = 4  # lines of the engine that a move is drawn from
+START_TIME, SEARCH_TIME = 20, 60  # seconds after which an engine is taken to hang
 SIDE_BY_SIDE = 64  # games that are generated together, so that all engines have something to do
 MOST_RANDOM = 0.6  # share of random moves of the data's weakest player in endgames
 WEAKEST, STRONGEST = 3.5, 0.2  # temperatures of the data's players in chess, in pawns
@@ -91,8 +92,8 @@ class EnginePool:
 
     @staticmethod
     def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Do not report what python-chess leaves behind of an engine that has died: it is restarted."""
-        if not isinstance(context.get("exception"), chess.engine.EngineTerminatedError):
+        """Do not report what python-chess leaves behind of an engine that has died or was ended: it is restarted."""
+        if not isinstance(context.get("exception"), (chess.engine.EngineTerminatedError, asyncio.InvalidStateError)):
             loop.default_exception_handler(context)
 
     def run(self, task: Any) -> Any:
@@ -108,11 +109,11 @@ class EnginePool:
 
     async def _start(self) -> chess.engine.UciProtocol:
         try:
-            _, engine = await asyncio.wait_for(chess.engine.popen_uci(self.path), 20)
+            _, engine = await asyncio.wait_for(chess.engine.popen_uci(self.path), START_TIME)
             await engine.configure({name: 1 for name in ("Threads", "Hash") if name in engine.options})
             return engine
         except (chess.engine.EngineError, OSError, asyncio.TimeoutError) as error:
-            raise RuntimeError(f"{self.path} does not answer as a UCI chess engine does ({error!r})") from error
+            raise OSError(f"{self.path} does not answer as a UCI chess engine does ({error!r})") from error
 
     async def _start_all(self, number: int) -> list[chess.engine.UciProtocol]:
         return await asyncio.gather(*(self._start() for _ in range(number)))
@@ -140,11 +141,15 @@ class EnginePool:
             epd, depth, number = key = asked.popleft()
             for attempt in range(3):
                 try:
-                    self.known[key] = await self._search(self.engines[index], chess.Board(f"{epd} 0 1"), depth, number)
+                    lines = await self._search(self.engines[index], chess.Board(f"{epd} 0 1"), depth, number)
+                    if not lines:
+                        raise OSError(f"{self.path} names no move with a score on {epd}")
+                    self.known[key] = lines
                     break
                 except chess.engine.EngineTerminatedError:
                     if attempt == 2:
-                        raise RuntimeError(f"{self.path} died three times on {epd}") from None
+                        raise OSError(f"{self.path} died, or searched for more than {SEARCH_TIME} seconds, three times "
+                                      f"on {epd} at depth {depth}") from None
                     self.engines[index] = await self._start()
 
     @staticmethod
@@ -153,12 +158,13 @@ class EnginePool:
                                                       info=chess.engine.INFO_SCORE | chess.engine.INFO_PV,
                                                       game=object()))  # a new game: the hash table is cleared
         # An engine that dies at the wrong moment would leave the search waiting for ever.
-        await asyncio.wait({search, engine.returncode}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({search, engine.returncode}, timeout=SEARCH_TIME, return_when=asyncio.FIRST_COMPLETED)
         if not search.done():
             search.cancel()
             engine.transport.close()
             raise chess.engine.EngineTerminatedError("no answer")
-        return [(info["pv"][0], info["score"].relative.score(mate_score=10_000) / 100) for info in search.result()]
+        return [(info["pv"][0], info["score"].relative.score(mate_score=10_000) / 100) for info in search.result()
+                if info.get("pv") and "score" in info]
 
 
 @cache

@@ -15,14 +15,16 @@ hf:NAME_OR_PATH, a transformers model of one of three kinds:
         of it is tokenised on its own, without special tokens, as algos/ tokenise each text: train it on texts of one
         line, and it sees the tokens it knows. Its random numbers are drawn from `prompt`, so that the answer depends
         (but for rounding) on the dialogue alone, not on the rest of the batch.
-http://HOST:PORT/v1 or https://…, a server with OpenAI's /chat/completions: is given the same turns, at temperature 0.
-    A key is taken from OPENAI_API_KEY. Answers are kept in data/simulators/ by URL, model and turns: delete the file
-    when a server has got other weights under the old name.
+http://HOST:PORT/v1 or https://…, a server with OpenAI's /chat/completions: is given the same turns, at temperature 0
+    (or at the server's own, if it refuses ours). It is asked through the package `openai`, with the key in
+    OPENAI_API_KEY. Answers are kept in data/simulators/ by URL, model and turns: delete the file when a server has got
+    other weights under the old name. An empty or refused answer is none: after several attempts it is an error.
 
 A dialogue that is longer than the model's context loses its oldest turns, never the instructions or the first line of
 `prompt`: the secret is there. What a model says is data: `one_line` makes it harmless, the task decides what it means.
 """
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -30,17 +32,15 @@ import os
 import random
 import re
 import sqlite3
-import time
+import threading
 import unicodedata
-import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from envs.data import DATA_DIR
 
@@ -52,13 +52,15 @@ MAX_BATCH = 32_768  # tokens, padding and answers included, that are worked on t
 
 CACHE = DATA_DIR / "simulators" / "answers.sqlite"
 CONCURRENCY = 8  # requests to a server at a time
-TIMEOUT = 120.0  # seconds without a byte from the server
 ATTEMPTS = 6
-FIRST_WAIT = 0.5  # seconds before the second attempt; doubled each time, give or take a half
-MAX_WAIT = 120.0  # seconds; a server that asks for more patience is given up
+PAUSE = 1.0  # seconds after a reply that cannot be read
+UNREADABLE = AttributeError, LookupError, TypeError, ValueError, RecursionError  # of replies that are none
 
 URL = re.compile(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[\w./%~-]*)?", re.ASCII)  # of a server; no key in it
-TOO_LONG = re.compile("(?i)context|too l|maximum")  # in what a server says when it refuses a dialogue for its length
+NOTHING = "…"  # stands for an answer that shows nothing
+# What a server says when it refuses a dialogue for its length; a message of the system's.
+TOO_LONG = re.compile("(?i)context|too l|maximum")
+ROLES = re.compile(r"(?i)\broles?\b|(system|developer) (message|prompt|instruction)")
 ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*"
                     r"(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]?")  # of a terminal: colours, titles, links
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
@@ -99,7 +101,8 @@ def make_simulator(name: str, model: str = "", device: str = "") -> Simulator:
     one). Raises ValueError for a bad name, OSError if model or server is not there.
     """
     if URL.fullmatch(name):
-        return ServerSimulator(name.rstrip("/"), model)
+        fields = {"temperature": 0, "max_tokens": MAX_NEW_TOKENS}
+        return ServerSimulator(name.rstrip("/"), model, "simulator_model", fields)
     if not name.startswith("hf:") or not name[3:]:
         raise ValueError(f"no simulator {name!r}: there are scripted, hf:NAME_OR_PATH and http://HOST:PORT/v1")
     if model:
@@ -111,16 +114,17 @@ def make_simulator(name: str, model: str = "", device: str = "") -> Simulator:
 
 
 def one_line(text: str, max_length: int = MAX_ANSWER) -> str:
-    """The first line that shows anything, in at most `max_length` characters; `…` if there is none.
+    """The first line that shows anything, in at most `max_length` characters; NOTHING if there is none.
 
     Left out: thoughts, escape sequences, control characters, and what no reader sees (zero-width and bidi marks, …).
     """
-    for line in ESCAPE.sub("", text.rpartition("</think>")[2][:20_000]).splitlines():
+    text = text.rpartition("</think>")[2].partition("<think>")[0]
+    for line in ESCAPE.sub("", text[:20_000]).splitlines():
         line = INVISIBLE.sub("", unicodedata.normalize("NFC", line))
         line = "".join(" " if c.isspace() else c for c in line if c.isspace() or unicodedata.category(c)[0] != "C")
         if line := " ".join(line.split())[:max_length].strip():
             return line
-    return "…"
+    return NOTHING
 
 
 def chat_messages(instructions: str, texts: Sequence[str], marks: str = MARKS) -> list[dict[str, str]]:
@@ -129,6 +133,17 @@ def chat_messages(instructions: str, texts: Sequence[str], marks: str = MARKS) -
     said = [one_line(re.sub(marks, " ", text[:20_000]), MAX_TEXT) for text in texts[first:]]
     return [{"role": "system", "content": instructions.strip()},
             *({"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said))]
+
+
+def without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same chat for a model that knows no system: the first message of the user begins with the instructions."""
+    system, first, *others = messages
+    return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *others]
+
+
+def shorten(messages: list[dict[str, str]], num_turns: int) -> list[dict[str, str]]:
+    """The chat without its oldest turns, but with its first message, which has the instructions."""
+    return messages[:1] + messages[1 + 2 * num_turns :]
 
 
 # --- transformers ---
@@ -158,15 +173,16 @@ class LocalSimulator(Simulator):
         except Exception as error:  # what is wrong with a folder shows in errors of many kinds
             raise OSError(f"cannot load the model {self.path!r}: {one_line(str(error))}") from error
 
-    def load_network(self) -> None:
-        """Load the weights; see how much may be read and written, and which tokens end a line."""
+    def load_network(self, max_new_tokens: int | None = None) -> None:
+        """Load the weights; see how much may be read and written (unless that is given), which tokens end a line."""
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
         dtype = "auto" if self.device.startswith("cuda") else "float32"
         network = self.load(AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM, dtype=dtype)
         theirs = network.generation_config
         positions = getattr(network.config.get_text_config(), "max_position_embeddings", None) or MAX_CONTEXT
-        self.max_new_tokens = min(theirs.max_new_tokens or MAX_NEW_TOKENS, max(1, positions // 2))
+        most = min(theirs.max_new_tokens or MAX_NEW_TOKENS, max(1, positions // 2))
+        self.max_new_tokens = max_new_tokens or most
         self.max_length = min(positions, MAX_CONTEXT) - (0 if self.seq2seq else self.max_new_tokens)
         eos = self.tokenizer.eos_token_id if theirs.eos_token_id is None else theirs.eos_token_id
         self.eos = eos if isinstance(eos, list) else [eos] if eos is not None else []
@@ -205,15 +221,14 @@ class LocalSimulator(Simulator):
             return [i for line in pieces for i in self.tokenise(line)]
         if self.seq2seq:
             return self.tokenise("".join(pieces))
-        system, *turns = chat_messages(pieces[0], pieces[1:], self.marks)
+        messages = chat_messages(pieces[0], pieces[1:], self.marks)
         template = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
         try:
-            text = self.tokenizer.apply_chat_template([system, *turns], **template)
+            text = self.tokenizer.apply_chat_template(messages, **template)
         except Exception:  # of many kinds; mostly a template without a system role
             text = ""
-        if system["content"] not in text:
-            turns[0]["content"] = f"{system['content']}\n\n{turns[0]['content']}"
-            text = self.tokenizer.apply_chat_template(turns, **template)
+        if messages[0]["content"] not in text:
+            text = self.tokenizer.apply_chat_template(without_system(messages), **template)
         return self.tokenise(text)
 
     def generate(self, rows: list[list[int]], prompts: list[str]) -> list[str]:
@@ -293,105 +308,149 @@ def open_cache() -> None:
     sql("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, model TEXT, text TEXT, answer TEXT)")
 
 
+class Answer(NamedTuple):
+    """What a model says."""
+
+    text: str
+    reason: str  # why it ends there: "length" if it was cut off
+    num_input: int  # tokens read
+    num_output: int  # tokens written
+
+
+def read_answer(reply: Any) -> Answer:
+    """The answer in a server's reply, without text if it is a refusal; raises AttributeError, … if there is none."""
+    choice, usage = reply.choices[0], reply.usage
+    text, reason = choice.message.content or "", choice.finish_reason or "stop"
+    if isinstance(text, list):  # of parts; those without `text` are thoughts, pictures, …
+        text = "".join(part.get("text") or "" for part in text)
+    if choice.message.refusal or reason == "content_filter":
+        text, reason = "", "refusal"
+    num_tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+    return Answer(text.strip(), reason, *(int(number or 0) for number in num_tokens))
+
+
 class Refused(OSError):
-    """The server has understood and will not: there is no use in asking again."""
+    """The server has understood and will not: there is no use in asking the same again."""
 
 
-class AnyStatus(urllib.request.HTTPErrorProcessor):
-    """Every status is an answer. Redirections, too, are not followed: the key would go with them."""
+@cache
+def event_loop() -> asyncio.AbstractEventLoop:
+    """A loop in a thread of its own: the caller may be in a loop already, as in a notebook."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
 
-    http_response = https_response = staticmethod(lambda request, response: response)
+
+def start(task: Coroutine) -> Future:
+    """Let the coroutine run beside the caller, who may wait for it and cancel it."""
+    return asyncio.run_coroutine_threadsafe(task, event_loop())
 
 
 class Server:
-    """A client of OpenAI's /chat/completions protocol, safe to use from many threads.
+    """A client of OpenAI's /chat/completions protocol.
 
     `model`: the server's name for the model, empty if it has only one; `option`: the option with which the user names
-    it. Raises OSError if there is no such model. After `stopped` is set, failed requests are not repeated.
+    it; `fields`: of each request. Raises OSError if the server does not answer or the model has to be named.
     """
 
-    timeout = 0.0  # seconds to wait for the next byte from the server; 0: TIMEOUT
+    patience = 600.0  # seconds to wait for an answer, with all attempts; a fifth for each of them
+    hint = ""  # what to do if the server refuses a request
+    knows_system = True  # as far as is known
 
-    def __init__(self, url: str, model: str, option: str = "simulator_model") -> None:
+    def __init__(self, url: str, model: str, option: str, fields: dict[str, Any]) -> None:
         if not URL.fullmatch(url):
             raise ValueError("no URL of a server, which is http://HOST:PORT/v1, with nothing secret in it")
+        import openai  # only here: nothing else needs it
+
         self.name, self.key = url, os.environ.get("OPENAI_API_KEY", "").strip()
         if not re.fullmatch("[!-~]*", self.key):
-            raise OSError("OPENAI_API_KEY has characters that no key has")  # an error of http.client would show it
-        self.opener, self.stopped = urllib.request.build_opener(AnyStatus), False
+            raise OSError("OPENAI_API_KEY has characters that no key has")  # an error of the package would show it
+        self.client = openai.AsyncOpenAI(
+            base_url=url, api_key=self.key or "none", timeout=self.patience / 5, max_retries=ATTEMPTS - 1,
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False))  # the key would go with them
         try:  # asked now: a server that is down is not to end a run when its training is done
-            listed = self.fetch("/models", None, lambda reply: [str(entry["id"]) for entry in reply["data"]])
-        except Refused as error:
-            if not (model and re.search("status 40[45],", str(error))):
+            models = [entry.id for entry in start(self.fetch(self.client.models.list)).result().data]
+            found = f"{url} has {len(models)} models, {', '.join(models)[:300]}"
+        except (Refused, *UNREADABLE) as error:  # not every server has the list
+            if re.search("status (401|5..),", str(error)):
                 raise
-            listed = [model]  # not every server has the list
-        if not model and len(listed) != 1:
-            raise OSError(f"{url} has {len(listed)} models, {', '.join(listed)[:300]}: choose with {option}")
-        self.model = model or listed[0]
+            models, found = [], f"{url} does not list its models, {one_line(str(error), 200)}"
+        if not model and len(models) != 1:
+            raise OSError(f"{found}: name one with {option}")
+        self.model = model or models[0]
+        self.fields = {"model": self.model} | fields  # as the server wants them, as far as that is known
+        self.about = [url, self.fields]  # what an answer depends on, besides the chat and the random number
         open_cache()
 
-    def fetch(self, path: str, body: dict[str, Any] | None, read: Callable[[Any], Any]) -> Any:
-        """What `read` finds in the server's reply; raises OSError, after several attempts unless it is `Refused`."""
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(self.name + path, None if body is None else json.dumps(body).encode(), headers)
-        for attempt in range(1, ATTEMPTS + 1):
-            wait = FIRST_WAIT * 2 ** (attempt - 1) * random.Random().uniform(0.5, 1.5)
+    async def fetch(self, call: Callable[..., Any], **request: Any) -> Any:
+        """The server's reply; raises OSError, after several attempts unless it is `Refused`, and UNREADABLE."""
+        import openai
+
+        try:
+            return await asyncio.wait_for(call(**request), self.patience)
+        except openai.APIStatusError as error:
+            said = " ".join(error.response.text[:2000].replace(self.key or "\n", " ").split())
+            hint = self.hint if error.status_code in (400, 422) else ""
+            status = f"status {error.status_code}, {one_line(said, 500)}{hint}"
+            raise Refused(f"{error.request.url} answers with {status}") from None
+        except asyncio.TimeoutError:
+            raise OSError(f"{self.name} does not answer within {self.patience:g} seconds") from None
+        except openai.APIConnectionError as error:
+            reason = f"{type(error.__cause__).__name__} {error.__cause__}"
+            raise OSError(f"{self.name} does not answer: {one_line(reason, 200)}") from None
+
+    async def say(self, messages: list[dict[str, str]], number: int | None = None) -> Answer:
+        """The model's answer, without text if it cannot be read. Raises OSError.
+
+        What the server refuses is put in another way; if it finds the chat too long, the older half of the turns is
+        left out. `number`: from which an answer is drawn at our temperature; without it the server's own will do.
+        """
+        while True:
+            sent = messages if self.knows_system else without_system(messages)
+            fields = {name: value for name, value in ({"seed": number} | self.fields).items() if value is not None}
             try:
-                with self.opener.open(request, timeout=self.timeout or TIMEOUT) as response:
-                    status, reply = response.status, response.read(4_000_000)
-                if status == 200:
-                    return read(json.loads(reply))
-                quoted = " ".join(reply[:2000].decode(errors="replace").replace(self.key or "\n", " ").split())
-                problem = f"status {status}, {one_line(quoted, 300)}"
-                if status < 500 and status not in (408, 425, 429):
-                    raise Refused(f"{self.name}{path} refuses: {problem}")
-                wait = max(wait, retry_after(response.headers.get("Retry-After") or ""))
-            except Refused:
-                raise
-            except Exception as error:  # a server can fail in any way: connections, HTTP, JSON, what is in it
-                problem = f"{type(error).__name__}, {one_line(str(error), 200)}"
-            if attempt == ATTEMPTS or wait > MAX_WAIT or self.stopped:
-                raise OSError(f"{self.name}{path} does not answer: {problem} (asked {attempt} times)")
-            time.sleep(wait)
+                create = self.client.chat.completions.create
+                return read_answer(await self.fetch(create, model=self.model, messages=sent, extra_body=fields))
+            except UNREADABLE as error:
+                await asyncio.sleep(PAUSE)
+                return Answer("", f"{type(error).__name__} {one_line(str(error), 100)}", 0, 0)
+            except Refused as error:
+                said = str(error)
+                if "max_completion_tokens" in said and "max_tokens" in fields:
+                    self.fields = self.fields | {"max_tokens": None, "max_completion_tokens": fields["max_tokens"]}
+                elif "temperature" in said and "temperature" in fields and number is None:
+                    self.fields = self.fields | {"temperature": None}
+                elif ROLES.search(said) and sent[0]["role"] == "system":
+                    self.knows_system = False
+                elif TOO_LONG.search(said) and len(messages) > 2:
+                    messages = shorten(messages, num_turns=(len(messages) + 1) // 4)
+                else:
+                    raise
 
 
 class ServerSimulator(Server, Simulator):
     """A server's model as the other side of a dialogue."""
 
     def ask(self, requests: list[Request]) -> list[str]:
-        pool, self.stopped = ThreadPoolExecutor(CONCURRENCY), False
+        gate = asyncio.Semaphore(CONCURRENCY)
+        asked = [start(self.ask_one(request, gate)) for request in requests]
         try:
-            return list(pool.map(self.ask_one, requests))
-        finally:  # after an error or an interrupt, `map` drops what waits; what is under way is not tried again
-            self.stopped = True
-            pool.shutdown(wait=False)
+            return [answer.result() for answer in asked]
+        finally:  # after an error or an interrupt nothing goes on
+            for answer in asked:
+                answer.cancel()
 
-    def ask_one(self, request: Request) -> str:
+    async def ask_one(self, request: Request, gate: asyncio.Semaphore) -> str:
         """The answer on disk, or else the server's, which is written there."""
-        texts = request.texts
-        body = {"model": self.model, "temperature": 0, "max_tokens": MAX_NEW_TOKENS,
-                "messages": chat_messages(request.instructions, texts)}
-        key = cache_key([self.name, body])
-        if (answer := recall(key)) is not None:
-            return answer
-        while True:
-            try:
-                answer = self.fetch("/chat/completions", body, lambda reply: one_line(
-                    reply["choices"][0]["message"]["content"] or ""))
-                break
-            except Refused as error:
-                if len(texts) < 2 or not TOO_LONG.search(str(error)):
-                    raise
-                texts = texts[(len(texts) + 1) // 2 :]
-                body |= {"messages": chat_messages(request.instructions, texts)}
-        remember(key, self.model, one_line(texts[-1]), answer)
-        return answer
-
-
-def retry_after(header: str) -> float:
-    """The seconds that a server wants us to wait, which it says in seconds or as a date; 0 if it does not."""
-    try:
-        date = None if header.isdecimal() else parsedate_to_datetime(header)
-        return max(0.0, date.timestamp() - time.time()) if date else float(header)
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
+        messages = chat_messages(request.instructions, request.texts)
+        key = cache_key([self.name, self.about[1] | {"messages": messages}])
+        if (kept := recall(key)) not in (None, NOTHING):  # older versions kept answers of nothing
+            return kept
+        async with gate:
+            for _ in range(ATTEMPTS):
+                answer = await self.say(messages)
+                if (line := one_line(answer.text)) != NOTHING:
+                    remember(key, self.model, messages[-1]["content"], line)
+                    return line
+        raise OSError(f"{self.name} gives no answer: {ATTEMPTS} were empty, refused or a thought that does not end in "
+                      f"{MAX_NEW_TOKENS} tokens, the last with finish_reason {answer.reason}")

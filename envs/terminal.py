@@ -47,7 +47,7 @@ def main(env_class: type[Env]) -> None:
             return
         if args.player and args.player not in env.players():
             raise ValueError(f"no player {args.player!r}; there are {', '.join(env.players())}")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     player = env.players()[args.player] if args.player else None
     try:
@@ -57,6 +57,8 @@ def main(env_class: type[Env]) -> None:
         else:
             for seed in range(args.seed, args.seed + args.episodes):
                 play_in_terminal(env, player, seed)
+    except OSError as error:  # a language model or a chess engine does not answer
+        sys.exit(f"error: {error}")
     except (EOFError, KeyboardInterrupt):
         print()
 

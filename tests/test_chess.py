@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -298,22 +299,69 @@ def test_two_threads_ask_one_after_the_other():
     assert found == {i: expected[i % 2:] for i in range(8)}
 
 
+def fake_engine(path, go, ready="echo readyok", uci="echo uciok"):
+    """A shell script that answers to each of the commands like this."""
+    option = "echo option name MultiPV type spin default 1 min 1 max 500"
+    path.write_text(f"#!/bin/sh\nwhile read line; do case $line in uci) echo id name Fake; {option}; {uci};; "
+                    f"isready) {ready};; go*) {go};; esac; done\n")
+    path.chmod(0o755)
+    return str(path)
+
+
 def test_an_engine_that_always_dies(tmp_path):
-    fake = tmp_path / "engine"
-    fake.write_text("#!/bin/sh\nwhile read line; do case $line in uci) echo id name Fake; echo option name MultiPV "
-                    "type spin default 1 min 1 max 500; echo uciok;; isready) echo readyok;; go*) exit;; esac; done\n")
-    fake.chmod(0o755)
-    env = make("chess", engine=str(fake))
+    env = make("chess", engine=fake_engine(tmp_path / "engine", "exit"))
     env.reset(0)
     assert env.about()["opponent"] == "Fake"
-    with pytest.raises(RuntimeError, match="died three times on"):
+    with pytest.raises(OSError, match="died, or searched for more than 60 seconds, three times on .* at depth 3"):
         env.step("e 4\n")
+
+
+HANG = "exec sleep 30"
+
+
+@pytest.mark.parametrize("answers", [{"go": HANG}, {"go": "", "ready": HANG}, {"go": "", "uci": HANG}, {
+    "go": "while true; do echo info string thinking; sleep 0.1; done"}], ids=["go", "isready", "uci", "endless"])
+def test_an_engine_that_hangs(tmp_path, monkeypatch, caplog, answers):
+    """There is a message in time, without a traceback of python-chess beside it."""
+    monkeypatch.setattr(envs.chess, "START_TIME", 1)
+    monkeypatch.setattr(envs.chess, "SEARCH_TIME", 0.5)
+    env, start = make("chess", engine=fake_engine(tmp_path / "engine", **answers)), time.monotonic()
+    env.reset(0)
+    with pytest.raises(OSError, match="searched for more than|does not answer as a UCI chess engine"):
+        env.step("e 4\n")
+    assert time.monotonic() - start < 20
+    time.sleep(0.2)
+    assert "InvalidStateError" not in caplog.text
+
+
+@pytest.mark.parametrize("lines, move", [
+    ("info depth 1 multipv 1 score cp 9\ninfo depth 1 multipv 2 score cp 3 pv e7e5 g1f3", "e7e5"),
+    ("info depth 1 multipv 1 pv e7e5\ninfo depth 1 multipv 2 score cp 3 pv c7c5", "c7c5"),
+    ("info depth 1 score cp 9", ""), ("info depth 1 score cp 3 pv a1a1", ""), ("info string no line", "")])
+def test_a_line_without_moves(tmp_path, lines, move):
+    """It is left out; if that leaves none, a message says so."""
+    go = "".join(f"echo {line}; " for line in lines.split("\n")) + "echo bestmove e7e5"
+    pool, board = engine_pool(fake_engine(tmp_path / "engine", go)), chess.Board()
+    board.push_san("e4")
+    if move:
+        assert [line[0].uci() for line in pool.lines([board], 1, 4)[0]] == [move]
+    else:
+        with pytest.raises(OSError, match="names no move with a score on rnbq"):
+            pool.lines([board], 1, 4)
+
+
+def test_a_hanging_engine_in_the_terminal(tmp_path):
+    command = [sys.executable, "-c", "import envs.chess, envs.terminal; envs.chess.SEARCH_TIME = 0.2; "
+               "envs.terminal.main(envs.chess.Chess)", "--options", "engine", fake_engine(tmp_path / "engine", HANG)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input="e 4\n", timeout=60)
+    assert found.returncode == 1 and found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+    assert "three times" in found.stderr
 
 
 def test_no_engine(monkeypatch, tmp_path):
     with pytest.raises(FileNotFoundError, match="no chess engine .*nowhere: install one"):
         make("chess", engine=str(tmp_path / "nowhere"))
-    with pytest.raises(RuntimeError, match="does not answer as a UCI chess engine"):
+    with pytest.raises(OSError, match="does not answer as a UCI chess engine"):
         EnginePool("/bin/false")
     found = subprocess.run([sys.executable, "-m", "envs.chess", "--options", "engine", str(tmp_path / "nowhere")],
                            cwd=ROOT, capture_output=True, text=True)

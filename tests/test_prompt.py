@@ -1,5 +1,6 @@
 """A prompted model: the rules that it is told, a server that plays, what is asked, kept, counted and refused."""
 
+import asyncio
 import gc
 import json
 import re
@@ -273,6 +274,7 @@ class FakeHandler(BaseHTTPRequestHandler):
     def send(self, status, value):
         body = json.dumps(value).encode()
         self.send_response(status)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -305,8 +307,10 @@ def walk(body):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
+    pytest.importorskip("openai", reason="servers are asked through the package openai")
     monkeypatch.setattr(envs.simulators, "CACHE", tmp_path / "simulators" / "answers.sqlite")
-    monkeypatch.setattr(envs.simulators, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(envs.simulators, "PAUSE", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
@@ -412,6 +416,44 @@ def test_games_do_not_share_draws(server, play):
     assert all(body["seed"] == 0 for body in server.seen)
 
 
+# --- Whole games ---
+
+
+def guess_word(body):
+    """The first of the words in the rules that could have been answered as the guesses have been."""
+    rules, *said = [message["content"] for message in body["messages"]]
+    answered = list(zip(said[::2], said[1::2], strict=True))
+    for word in re.search(r"words are: (.*)\.", rules)[1].split(", "):
+        if all(" ".join(paper_colours(guess.replace(" ", ""), word)) == answer for guess, answer in answered):
+            return " ".join(word)
+
+
+def ask_about_object(body):
+    """The questions in the rules, then these; the last is a guess, whatever has been answered."""
+    asked = [message["content"] for message in body["messages"] if message["role"] == "assistant"]
+    more = ["Is it an animal?", "Is it a vehicle?", "Is it a tool?", "Is it a piece of furniture?", "Is it edible?",
+            "Is it bigger than a car?", "Does it use electricity?", "Is it worn on the body?", "Does it have wheels?",
+            "Is it found outdoors?", "Is it found in an office?", "Is it soft?", "Does it make music?", "Is it red?",
+            "Is it made of glass?"]
+    questions = [*actions(body["messages"][0]["content"])[:4], *more, "Is it a dog?"]
+    return questions[len(asked)]
+
+
+def test_whole_games(server, play, monkeypatch):
+    """A player that knows nothing but what it is shown plays each of these to its end."""
+    monkeypatch.setattr(maze, "MAX_MOVES", 100)
+    lengths = {}
+    for env_id, reply in (("maze_fo", walk), ("wordle", guess_word), ("twenty_questions", ask_about_object)):
+        server.reply = reply
+        row, (game,) = results(play(env_id=env_id, num_test_episodes=1))
+        assert game.terminated
+        if env_id != "twenty_questions":  # what its oracle understands is not the matter here
+            assert row["test/invalid_actions"] == 0 and row["test/success"] == 1
+        lengths[env_id] = len(game.rewards)
+    assert lengths["maze_fo"] > 1 and lengths["wordle"] <= 6 and lengths["twenty_questions"] == 20
+    assert len(server.seen) == sum(lengths.values())
+
+
 # --- Resuming ---
 
 
@@ -497,7 +539,7 @@ def test_trouble_that_passes(server, play):
 @pytest.mark.parametrize("flags, sentence", [
     (["--model", "http://me:key@127.0.0.1/v1"], "--model: no URL of a server"),
     (["--model", "ftp://127.0.0.1/v1"], "--model: no URL of a server"),
-    (["--model", "http://127.0.0.1:9/v1"], "/v1/models does not answer"),
+    (["--model", "http://127.0.0.1:9/v1"], "/v1 does not answer"),
     (["--server-model", "tiny", "--max-cost", "1"], "--max-cost needs --price-per-million"),
     (["--max-answer-tokens", "0"], "--max-answer-tokens must be at least 1"),
     (["--num-test-episodes", "0"], "--num-test-episodes must be at least 1")])
@@ -549,27 +591,18 @@ def test_limits(server, play):
     assert "would be passed" in play(max_tokens=10, name="none", temperature=0.6) and not server.seen
 
 
-def test_ledger_in_many_threads():
-    ledger = Ledger(Args(max_tokens=1000))
+def test_ledger():
+    """What is reserved counts until it is settled; what is kept is in the total, but not in the limit."""
+    ledger = Ledger(Args(max_tokens=200, price_per_million_input=1e6))
     most = np.array([60, 20])
-    passed = []
-
-    def ask():
-        for _ in range(50):
-            try:
-                ledger.reserve(most)
-            except OSError:
-                passed.append(1)
-                continue
-            time.sleep(0)
-            ledger.settle(most, [6, 2])
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
-    ledger.keep(Answer("", "stop", 5, 7))
-    assert ledger.reserved.sum() == 0 and ledger.used.sum() == 8 * (400 - len(passed))
-    assert 920 < ledger.used.sum() <= 1000 and ledger.total() == (*(ledger.used + [5, 7]), 0)
+    ledger.reserve(most)
+    ledger.reserve(most)
+    with pytest.raises(OSError, match="would be passed, after 0 tokens read, 0 written, cost 0"):
+        ledger.reserve(most)
+    ledger.settle(most, [6, 2])
+    ledger.reserve(most)
+    ledger.keep(Answer("", "stop", 500, 7))
+    assert list(ledger.reserved) == [120, 40] and ledger.total() == (506, 9, 506)
 
 
 def test_a_server_that_does_not_say(server, play):
@@ -599,25 +632,25 @@ def test_what_a_local_model_reads_and_says(server, tmp_path):
     """The template's tokens; its answer ends with its first line, and the oldest turns are left out of a long game."""
     name = save_causal(tmp_path / "chat", CHATML, eos_token="<|im_end|>", max_length=100).removeprefix("hf:")
     model = script.LocalModel(Args(model=name, device="cpu", max_answer_tokens=12), "digest")
-    encode, decode = model.tokenizer.encode, model.tokenizer.decode
+    encode, decode, encode_chat = model.tokenizer.encode, model.tokenizer.decode, model.encode_chat
     messages = [{"role": role, "content": text} for role, text in (
         ("user", "Is it alive?"), ("assistant", "Yes."), ("user", "Can it fly?"))]
-    assert decode(model.encode(messages)) == (
+    assert decode(encode_chat(messages)) == (
         "<|im_start|>user\nIs it alive?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n<|im_start|>user\n"
         "Can it fly?<|im_end|>\n<|im_start|>assistant\n")
     long = messages[:2] * 9 + messages[2:]
-    assert decode(model.encode(long)) .startswith("<|im_start|>user\nIs it alive?<|im_end|>\n<|im_start|>assistant\n")
-    assert 50 < len(model.encode(long)) <= 88
+    assert decode(encode_chat(long)).startswith("<|im_start|>user\nIs it alive?<|im_end|>\n<|im_start|>assistant\n")
+    assert 50 < len(encode_chat(long)) <= 88
     with pytest.raises(OSError, match="has room for 88 tokens, not for"):
-        model.encode([{"role": "user", "content": "alive? " * 99}])
+        encode_chat([{"role": "user", "content": "alive? " * 99}])
     eos = model.tokenizer.eos_token_id
     for said, end, text, reason, action in (("No.\nYes.", [], "No.\n", "length", "No.\n"),
                                             ("\n\nNo.", [eos], "\n\nNo.", "stop", "No.\n"),
                                             ("Yes", [], "Yes" * 12, "length", "Yes" * 12)):
         hook = model.network.lm_head.register_forward_hook(Follow([*encode(said), *end]))
-        answer = model.say(messages, number=1)
+        answer = asyncio.run(model.say(messages, number=1))
         assert (answer.text, answer.reason, read_action(answer)) == (text, reason, action)
-        assert answer.num_input == len(model.encode(messages)) and answer.num_output == len(encode(text)) + len(end)
+        assert answer.num_input == len(encode_chat(messages)) and answer.num_output == len(encode(text)) + len(end)
         hook.remove()
 
 
@@ -630,13 +663,14 @@ def test_temperature_of_a_local_model(server, tmp_path):
         model = script.LocalModel(Args(model=name, device="cpu", max_answer_tokens=1, temperature=temperature), "")
         model.network.lm_head.register_forward_hook(lambda module, args, out: logits[: out.shape[-1]].expand_as(out))
         first = model.tokenizer.decode([5])
-        answers = [model.say([{"role": "user", "content": "Is"}], number) for number in range(60)]
+        question = [{"role": "user", "content": "Is"}]
+        answers = [asyncio.run(model.say(question, number)) for number in range(60)]
         assert sum(answer.text == first for answer in answers) / 60 == pytest.approx(expected, abs=0.15)
 
 
 def test_no_chat_model(server, play, tmp_path):
     name = save_causal(tmp_path / "plain").removeprefix("hf:")
-    assert "cannot load" in play(model=name) and "it has no chat template" in play(model=name, name="other")
+    assert "has no chat template" in play(model=name)
     assert "cannot load" in play(model=str(tmp_path / "nothing"), name="third")
 
 

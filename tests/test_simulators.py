@@ -1,5 +1,6 @@
 """Language models as simulators: what comes back, local models of each kind, servers that fail in each way."""
 
+import contextlib
 import json
 import re
 import sqlite3
@@ -7,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -308,7 +308,10 @@ def test_a_trained_model_is_a_simulator(tmp_path):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers `A to QUESTION`, or the next of `script`: a content, bytes, status, (status, headers, …), function."""
+    """Answers `A to QUESTION`, or the next of `script`: content, choice, bytes, status, (status, headers, …), function.
+
+    First it asks `rules`, a function of the request's body, which returns why it is refused, or nothing.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -316,9 +319,14 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.script, self.seen, self.lock, self.running, self.most, self.delay = [], [], threading.Lock(), 0, 0, 0.0
-        self.models = ["tiny"]
+        self.models, self.rules = ["tiny"], lambda body: ""
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+
+def refusal(text="I cannot."):
+    """A whole choice, as a server sends it that will not answer."""
+    return {"message": {"role": "assistant", "content": None, "refusal": text}, "finish_reason": "stop"}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -329,6 +337,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in dict(headers).items():
             self.send_header(name, value)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -336,6 +345,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if isinstance(self.server.models, int):
             return self.send(self.server.models, b"")
+        if isinstance(self.server.models, bytes):
+            return self.send(200, self.server.models)
         self.send(200, json.dumps({"data": [{"id": name} for name in self.server.models]}).encode())
 
     def do_POST(self):
@@ -343,12 +354,14 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.running += 1
             self.server.most = max(self.server.most, self.server.running)
-            self.server.seen.append((self.path, dict(self.headers), body, time.monotonic()))
+            self.server.seen.append((self.path, self.headers, body, time.monotonic()))
             say = self.server.script.pop(0) if self.server.script else f"A to {body['messages'][-1]['content']}"
         time.sleep(self.server.delay)
         with self.server.lock:
             self.server.running -= 1
-        if callable(say):
+        if why := self.server.rules(body):
+            self.send(400, json.dumps({"error": {"message": why}}).encode())
+        elif callable(say):
             say(self)
         elif isinstance(say, bytes):
             self.send(200, say)
@@ -356,7 +369,8 @@ class Handler(BaseHTTPRequestHandler):
             status, headers, *text = say if isinstance(say, tuple) else (say, {})
             self.send(status, "".join(text).encode(), headers)
         else:
-            self.send(200, json.dumps({"choices": [{"message": {"role": "assistant", "content": say}}]}).encode())
+            choice = say if isinstance(say, dict) else {"message": {"role": "assistant", "content": say}}
+            self.send(200, json.dumps({"choices": [choice]}).encode())
 
 
 @pytest.fixture(autouse=True)
@@ -366,8 +380,10 @@ def nothing_made():
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
+    pytest.importorskip("openai", reason="servers are asked through the package openai")
     monkeypatch.setattr(envs.simulators, "CACHE", tmp_path / "simulators" / "answers.sqlite")
-    monkeypatch.setattr(envs.simulators, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(envs.simulators, "PAUSE", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server = Server()
@@ -398,11 +414,14 @@ def test_concurrency_is_bounded(server):
 
 
 @pytest.mark.parametrize("trouble", [
-    429, 500, 503, 408, b"", b"not json", b"\xff", b"[]", b'{"choices": []}', b"[" * 10**5,
-    b'{"choices": [{"message": {"content": 3}}]}',
+    429, 500, 503, 408, b"", b"not json", b"\xff", b"[]", b"3", b'{"choices": []}', b'{"choices": [{}]}', b"[" * 10**5,
     lambda handler: handler.connection.close(), lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"),
     lambda handler: handler.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{"),
-    (429, {"Retry-After": "soon"}), (429, {"Retry-After": "-3"}), (503, {"Retry-After": formatdate(0)}),
+    (429, {"Retry-After": "soon"}), (429, {"Retry-After": "-3"}),
+    (503, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}),
+    # Answers without a word.
+    "", None, 3, [], " \n\u200b\x1b[2J", "<think>Is it? Or", refusal(), [{"type": "thinking", "thinking": []}],
+    {"message": {"content": "Yes"}, "finish_reason": "content_filter"},
 ], ids=lambda trouble: "connection" if callable(trouble) else repr(trouble)[:40])
 def test_trouble_that_passes(server, trouble):
     server.script = [trouble, trouble]
@@ -410,80 +429,102 @@ def test_trouble_that_passes(server, trouble):
     assert len(server.seen) == 3
 
 
-def test_back_off(server, monkeypatch):
-    monkeypatch.setattr(envs.simulators, "FIRST_WAIT", 0.08)
-    server.script = [500] * 4
-    make_simulator(server.url).answer([Request()])
-    times = [seen[3] for seen in server.seen]
-    waits = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-    assert all(0.5 * 0.08 * 2**i <= wait for i, wait in enumerate(waits)), waits
-
-
-@pytest.mark.parametrize("header", ["1", lambda: formatdate(time.time() + 2, usegmt=True)], ids=["seconds", "date"])
-def test_retry_after(server, header):
-    server.script = [(429, {"Retry-After": header if isinstance(header, str) else header()})]
+def test_retry_after(server):
+    server.script = [(429, {"Retry-After": "1"})]
     make_simulator(server.url).answer([Request()])
     assert 0.9 < server.seen[1][3] - server.seen[0][3] < 60
 
 
 @pytest.mark.parametrize("trouble, says", [
-    ([500] * 6, "status 500, … .asked 6 times"),
-    ([b"not json"] * 6, "does not answer: JSONDecodeError, Expecting value.* .asked 6 times"),
-    ([(429, {"Retry-After": "3600"})], "status 429, … .asked 1 times"),
-    ([(401, {}, '{"error": "bad\n key sk-secret\x1b[2J"}')], r"refuses: status 401, \{\"error\": \"bad key \"\}$"),
-    ([404], "refuses: status 404"), ([(302, {"Location": "http://127.0.0.1:9/"})], "refuses: status 302"),
-    ([(400, {}, "the context is too long")] * 9, "refuses: status 400, the context is too long"),
+    ([500] * 6, "/chat/completions answers with status 500, …$"),
+    ([b"not json"] * 6, " gives no answer: 6 were empty, .* JSONDecodeError Expecting value.*"),
+    ([""] * 6, " gives no answer: 6 were empty, .* finish_reason stop$"),
+    ([refusal("sk-secret")] * 6, " gives no answer: 6 were empty, .* finish_reason refusal$"),
+    ([{"message": {"content": None}, "finish_reason": "length"}] * 6, " gives no answer: .* finish_reason length$"),
+    ([(429, {"Retry-After": "3600"})], "/chat/completions answers with status 429, …"),
+    ([(401, {}, '{"error": "bad\n key sk-secret\x1b[2J"}')], r" status 401, \{\"error\": \"bad key \"\}$"),
+    ([404], "/chat/completions answers with status 404"), ([(302, {"Location": "http://127.0.0.1:9/"})], "status 302"),
+    ([(400, {}, "the context is too long")] * 9, "status 400, the context is too long"),
+    ([lambda handler: handler.connection.close()] * 6, " does not answer: RemoteProtocolError "),
 ], ids=lambda value: repr(value)[:40])
 def test_trouble_that_stays(server, monkeypatch, trouble, says):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     simulator = make_simulator(server.url)
     server.script = list(trouble)
-    with pytest.raises(OSError, match=f"^{re.escape(server.url)}/chat/completions [^\n]*{says}") as error:
+    with pytest.raises(OSError, match=f"^{re.escape(server.url)}[^\n]*{says}") as error:
         simulator.answer([Request()])
     assert "\n" not in str(error.value) and "\x1b" not in str(error.value) and "secret" not in str(error.value)
+    assert 1 <= len(server.seen) <= 6
     server.script.clear()
     assert simulator.answer([Request()]) == ["A to Can it fly?"]  # nothing of it was kept
 
 
-def test_a_server_that_hangs(server, monkeypatch):
-    monkeypatch.setattr(envs.simulators, "TIMEOUT", 0.2)
-    server.script, start = [lambda handler: time.sleep(9)], time.monotonic()
-    assert make_simulator(server.url).answer([Request()]) == ["A to Can it fly?"]
-    assert len(server.seen) == 2 and time.monotonic() - start < 9
+def drip(handler):
+    """The head of a reply, and then a blank every now and then."""
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n")
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b" ")
+            time.sleep(0.05)
+
+
+def silence(handler):
+    time.sleep(60)
+
+
+def test_a_server_that_hangs_once(server, monkeypatch):
+    simulator = make_simulator(server.url)
+    assert simulator.client.timeout == simulator.patience / 5
+    monkeypatch.setattr(simulator, "client", simulator.client.with_options(timeout=1))
+    server.script, start = [silence], time.monotonic()
+    assert simulator.answer([Request()]) == ["A to Can it fly?"]
+    assert len(server.seen) >= 2 and 1 < time.monotonic() - start
+
+
+@pytest.mark.parametrize("hang", [silence, drip])
+def test_a_server_that_hangs(server, monkeypatch, hang):
+    """Whether it says nothing or never comes to an end: there is a message in time, and the process can end."""
+    simulator = make_simulator(server.url)
+    monkeypatch.setattr(simulator, "patience", 1.0)
+    server.script, start = [hang] * 100, time.monotonic()
+    with pytest.raises(OSError, match="does not answer within 1 seconds$"):
+        simulator.answer([Request(f"Is it {i}?\n") for i in range(20)])
+    assert 0.9 < time.monotonic() - start < 30
 
 
 def test_one_failure_ends_all(server, monkeypatch):
     """A server that is down in the middle of a batch is not asked again for each of its dialogues."""
-    monkeypatch.setattr(envs.simulators, "FIRST_WAIT", 0.2)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
     simulator = make_simulator(server.url)
     server.script = [lambda handler: handler.send(404 if "Is it 0?" in str(handler.body) else 500, b"")] * 1000
     with pytest.raises(OSError, match="status 404"):
         simulator.answer([Request(f"Is it {i}?\n") for i in range(200)])
-    while any("ThreadPoolExecutor" in thread.name for thread in threading.enumerate()):
-        time.sleep(0.1)
-    assert len(server.seen) < 4 * 8
+    before = len(server.seen)
+    time.sleep(1.5)
+    assert len(server.seen) <= before + 8  # those that were under way
 
 
-def test_nobody_is_there(server, monkeypatch):
+def test_nobody_is_there(server):
     server.shutdown()
     server.server_close()
     for model in ("", "tiny"):
-        with pytest.raises(OSError, match=r"/v1/models does not answer: [^\n]*refused[^\n]* \(asked 6 times\)$"):
+        with pytest.raises(OSError, match=rf"^{re.escape(server.url)} does not answer: ConnectError [^\n]*$"):
             make_simulator(server.url, model)
 
 
 def test_which_model(server):
     server.models = ["a", "b"]
-    with pytest.raises(OSError, match="has 2 models, a, b: choose with simulator_model"):
+    with pytest.raises(OSError, match="has 2 models, a, b: name one with simulator_model"):
         make_simulator(server.url)
     assert make_simulator(server.url, "b").model == "b"
-    server.models = 404
-    with pytest.raises(OSError, match="/v1/models refuses: status 404"):
-        make_simulator(server.url)
-    assert make_simulator(server.url, "c").model == "c"
-    server.models = 401
-    with pytest.raises(OSError, match="/v1/models refuses: status 401"):
-        make_simulator(server.url, "d")
+    for number, server.models in enumerate((404, 403, 405, b"<html>", b"{}", b"[]")):  # it has no list
+        with pytest.raises(OSError, match="does not list its models, .*: name one with simulator_model"):
+            make_simulator(server.url)
+        assert make_simulator(server.url, f"c{number}").model == f"c{number}"
+    for status in (401, 500):
+        server.models = status
+        with pytest.raises(OSError, match=f"/v1/models answers with status {status}"):
+            make_simulator(server.url, "d")
 
 
 def test_a_key_is_never_shown(server, monkeypatch):
@@ -496,11 +537,101 @@ def test_a_key_is_never_shown(server, monkeypatch):
     assert b"secret" not in envs.simulators.CACHE.read_bytes()
 
 
+def test_a_key_does_not_go_elsewhere(server, monkeypatch):
+    """Nor does the dialogue, by any of the redirections."""
+    other = Server()
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    simulator = make_simulator(server.url)
+    for status in (301, 302, 303, 307, 308):
+        server.script = [(status, {"Location": f"{other.url}/chat/completions"})]
+        with pytest.raises(OSError, match=f"status {status}"):
+            simulator.answer([Request()])
+    assert not other.seen
+    other.shutdown()
+    other.server_close()
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ImportError, match="openai"):
+        make_simulator("http://127.0.0.1:9/v1")
+    command = [sys.executable, "-c", "import sys; sys.modules['openai'] = None; import envs.twenty_questions as task; "
+               "from envs.terminal import main; main(task.ENV)", "--options", "oracle", "http://127.0.0.1:9/v1"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert found.returncode == 1 and re.fullmatch("error: [^\n]*openai[^\n]*\n", found.stderr)
+
+
+def test_imported_only_where_a_server_is_named():
+    code = "import sys, envs, envs.simulators; envs.make('guess_city'); print('openai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+
+
 @pytest.mark.parametrize("said, answer", [
-    ("Yes.\nAnd then?\n", "Yes."), ("", "…"), (None, "…"), ("\n\n\x1b[1mNo.\u200b", "No."), ("y" * 9999, "y" * 500)])
+    ("Yes.\nAnd then?\n", "Yes."), ("\n\n\x1b[1mNo.\u200b", "No."), ("y" * 9999, "y" * 500),
+    ([{"type": "text", "text": "Yes, "}, {"type": "text", "text": "it is."}], "Yes, it is."),
+    ([{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "No."}], "No.")],
+    ids=lambda value: repr(value)[:40])
 def test_answers_are_data(server, said, answer):
     server.script = [said]
     assert make_simulator(server.url).answer([Request()]) == [answer]
+
+
+# --- What servers do not want ---
+
+
+def wants_max_completion_tokens(body):
+    return "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead." if "max_tokens" in body else ""
+
+
+def wants_no_temperature(body):
+    return "'temperature' does not support 0 with this model." if "temperature" in body else ""
+
+
+def wants_no_system(body):
+    return "System role not supported" if body["messages"][0]["role"] == "system" else ""
+
+
+def wants_alternation(body):
+    first = body["messages"][0]["role"]
+    return "" if first == "user" else "Conversation roles must alternate user/assistant/user/assistant/..."
+
+
+@pytest.mark.parametrize("rules", [
+    [wants_max_completion_tokens], [wants_no_temperature], [wants_no_system], [wants_alternation],
+    [wants_max_completion_tokens, wants_no_temperature, wants_no_system]],
+    ids=lambda rules: " ".join(rule.__name__ for rule in rules))
+def test_what_a_server_does_not_want(server, rules):
+    """It is asked in another way, and from then on at once; the answers are kept as those of any server."""
+    server.rules = lambda body: next(filter(None, (rule(body) for rule in rules)), "")
+    simulator = make_simulator(server.url)
+    first, = simulator.answer([Request()])
+    assert len(server.seen) == len(rules) + 1 and first.endswith("Can it fly?")
+    body = server.seen[-1][2]
+    assert body.get("max_completion_tokens", body.get("max_tokens")) == 128 and body["model"] == "tiny"
+    read = body["messages"][0]["content"]
+    assert read == ("You are thinking of a dog." if body["messages"][0]["role"] == "system" else
+                    "You are thinking of a dog.\n\nIs it alive?")
+    simulator.answer([Request(f"Is it {i}?\n") for i in range(20)])
+    assert len(server.seen) == len(rules) + 1 + 20
+    make_simulator.cache_clear()
+    before, server.rules = len(server.seen), lambda body: ""
+    assert make_simulator(server.url).answer([Request()]) == [first] and len(server.seen) == before
+
+
+def test_an_answer_of_nothing_that_was_kept(server):
+    """As earlier versions did: it is asked for again."""
+    simulator = make_simulator(server.url)
+    simulator.answer([Request()])
+    envs.simulators.sql("UPDATE answers SET answer = '…'")
+    assert simulator.answer([Request()]) == ["A to Can it fly?"] and len(server.seen) == 2
+
+
+def test_many_ask_what_a_server_does_not_want(server):
+    """Those that are under way when it refuses the first are asked again, too."""
+    server.delay, server.rules = 0.05, lambda body: wants_no_temperature(body) or wants_no_system(body)
+    answers = make_simulator(server.url).answer([Request(f"Is it {i}?\n") for i in range(30)])
+    assert [answer.split("\n")[-1].removeprefix("A to ") for answer in answers][0].startswith("You are thinking")
+    assert len(server.seen) <= 30 + 2 * 8
 
 
 def test_a_dialogue_too_long_for_the_server(server):
