@@ -40,7 +40,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
-from envs import SEEDS, Env, Player, Step, Trajectory, play
+from envs import SEEDS, Env, Player, Step, Trajectory, draw_seed, play
 from envs.car_dealer_sellers import (
     BUDGETS,
     MIN_PRICE,
@@ -238,7 +238,8 @@ class CarDealer(Env):
         asked = self.simulator
         return {"buyer": asked.name, "simulator_model": asked.model} if asked else {}
 
-    def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        seed = draw_seed() if seed is None else seed
         self.rng = rng = random.Random(f"car_dealer {seed}")
         persona, budget = PERSONAS[seed % 3], BUDGETS[seed // 3 % 5]
         brand, kind = rng.choice(BRANDS), rng.choice(TYPES)
