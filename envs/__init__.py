@@ -7,8 +7,9 @@ A game is text in, text out, with Gymnasium's signatures:
     obs, reward, terminated, truncated, info = env.step("s h o r e\n")     # info: success, valid
 
 `VectorEnv` plays many games side by side. `envs.data.load_dataset` streams the offline trajectories, generated and
-cached or read from a file, and `python -m envs.wordle` plays in the terminal. There is one module per task: a new one
-needs `ENV`, a class with `variants` and the four abstract methods of `Env`, and its ids in EnvId and MODULES.
+cached or read from a file, and `python -m envs.wordle` plays in the terminal. There is one module or folder per task: a
+new one needs `ENV`, a class with `variants` and the four abstract methods of `Env`, and its ids in EnvId and MODULES.
+envs/README.md shows how.
 """
 
 import importlib
@@ -111,10 +112,10 @@ class Env(ABC):
 
     @abstractmethod
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start the game that `seed` stands for, or a random one; returns (obs, info). `options` are not used."""
+        """Start the game that `seed` stands for, without a seed another game each time; returns (obs, info).
 
-    def close(self) -> None:  # noqa: B027
-        """For Gymnasium's signature: there is nothing to close."""
+        `options` are there because Gymnasium has them, and do nothing: a task's options are given to `make`.
+        """
 
     @abstractmethod
     def step(self, action: str) -> Step:
@@ -133,6 +134,9 @@ class Env(ABC):
     def players(self) -> dict[str, Player]:
         """Scripted players by name: each maps (env, rng) to the next action."""
 
+    def close(self) -> None:  # noqa: B027  not abstract: there is nothing to do
+        """Gymnasium's; no game holds anything that has to be given back."""
+
     def recognises(self, trajectory: Trajectory) -> bool:
         """Whether the trajectory's observations can be this task's."""
         return True
@@ -140,6 +144,10 @@ class Env(ABC):
     def parse(self, record: Any) -> list[Trajectory]:
         """Read one JSON value of the original LMRL-Gym release; raises ValueError, KeyError, … if it is not one."""
         raise ValueError(f"something that is not a record of {self.env_id}")
+
+    def follows(self, turn: Trajectory, last: Trajectory) -> bool:
+        """Whether a record of the original release is the next turn of the game that the record before it is from."""
+        return False
 
     def worst_return(self) -> float | None:
         """Derive `worst`."""
@@ -176,6 +184,11 @@ def _score(episodic_return: float, worst: float | None, data: float | None, best
     if episodic_return < data:
         return 50 * (episodic_return - worst) / (data - worst)
     return 50 + 50 * (episodic_return - data) / (best - data)
+
+
+def draw_seed() -> int:
+    """The seed of a game that is started without one: one of training's, another each time."""
+    return random.randrange(SEEDS["eval"])
 
 
 def make(env_id: str, **options: str) -> Env:
@@ -220,15 +233,15 @@ class VectorEnv:
         The info of a game that ends has `trajectory`, the whole of it, and `num_invalid`, the number of its invalid
         actions; its environment is free again.
         """
-        # Of one line, and without carriage returns, so that what is written down can be read and played again.
-        actions = {game: (action[: action.find("\n") + 1] or action).replace("\r", " ")
+        # Of one line, and without carriage returns, so that what is written down can be read and played again. An
+        # action that was cut off is marked: without the mark it would read as another, perhaps a valid one.
+        actions = {game: (action[: action.find("\n") + 1] or action + "…").replace("\r", " ")
                    for game, action in actions.items()}
         envs = [self.games[game].env for game in actions]
         results = dict(zip(actions, type(self.envs[0]).step_all(envs, list(actions.values())), strict=True))
         for number, (obs, reward, terminated, truncated, info) in results.items():
             game, action = self.games[number], actions[number]
-            # An action that was cut off is marked: with a mere newline it would read as another, perhaps a valid one.
-            game.texts += [action if action.endswith("\n") else action + "…\n", obs]
+            game.texts += [action if action.endswith("\n") else action + "\n", obs]
             game.rewards.append(reward)
             game.num_invalid += not info["valid"]
             if terminated or truncated:

@@ -41,7 +41,7 @@ import chess
 import chess.engine
 import chess.syzygy
 
-from envs import SEEDS, Env, Player, Step, Trajectory
+from envs import SEEDS, Env, Player, Step, Trajectory, draw_seed
 from envs.data import flag
 
 MAX_MOVES = 400
@@ -189,6 +189,32 @@ def spaced(text: str) -> str:
     return " ".join(text) + "\n"
 
 
+def as_played(text: str) -> str:
+    """FEN or SAN of a file of the original, which may lack the spaces or the newline, as in the games."""
+    text = text.strip()
+    return text + "\n" if text[1:2] == " " else spaced(text)
+
+
+def leads_to(obs: str, action: str, next_obs: str) -> bool:
+    """Whether White's move in the first position and a move of Black lead to the second one."""
+    fen, san, next_fen = (text[:-1:2] for text in (obs, action, next_obs))
+    try:
+        board = chess.Board(fen)
+        board.push_san(san)
+    except ValueError:
+        return fen == next_fen  # an illegal move leaves the position as it is
+    men, *_, number = next_fen.split(" ")
+    if int(number) != board.fullmove_number + 1:
+        return False  # of other games, mostly: spares trying the moves
+    for move in board.legal_moves:
+        board.push(move)
+        reached = board.board_fen() == men
+        board.pop()
+        if reached:
+            return True
+    return False
+
+
 def random_endgame(rng: random.Random) -> chess.Board:
     """White to move, with a queen, a rook, queen and rook or two rooks against a lone king; legal and not over."""
     while True:
@@ -295,7 +321,8 @@ class Chess(Env):
             return {"opponent": "tablebase"}
         return {"opponent": self.pool.name, "depth": self.depth, "opponent_temperature": self.temperature}
 
-    def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        seed = draw_seed() if seed is None else seed
         self.rng = random.Random(f"{self.env_id} {seed}")
         self.skill = self.rng.random()  # of the data's player in this game
         self.board, self.turns, self.over = chess.Board(), 0, False
@@ -402,14 +429,25 @@ class Chess(Env):
                    for obs in trajectory.texts[::2])
 
     def parse(self, record: Any) -> list[Trajectory]:
-        """A list of {state, action, reward, done}, or one {from_state, action, reward, done} alone."""
-        turns = [record] if isinstance(record, dict) else record
-        if not isinstance(turns, list):
+        """A list of {state, action, reward, done}, or one turn, whose game `follows` finds.
+
+        A turn is {from_state, action, reward, done}, of which the last two may be missing, or {in_text, out_text}.
+        """
+        if isinstance(record, dict):
+            obs, action = ("in_text", "out_text") if "in_text" in record else ("from_state", "action")
+            turns = [{"reward": 0, "done": False} | record | {"state": record[obs], "action": record[action]}]
+        elif isinstance(record, list):
+            turns = record
+        else:
             raise ValueError(f"{type(record).__name__} instead of a list of {{state, action, reward, done}}")
-        texts = [text for turn in turns
-                 for text in (turn["from_state" if turn is record else "state"], turn["action"])]
+        texts = [as_played(text) for turn in turns for text in (turn["state"], turn["action"])]
         rewards, done = [turn["reward"] for turn in turns], flag(turns[-1]["done"])
         return [Trajectory(texts, rewards, done, done and rewards[-1] == 1)]
+
+    def follows(self, turn: Trajectory, last: Trajectory) -> bool:
+        """Of two turns on lines of their own. A file that has been shuffled has no two in their order."""
+        alone = len(last.texts) == len(turn.texts) == 2
+        return alone and not last.terminated and leads_to(*last.texts, turn.texts[0])
 
     def worst_return(self) -> float:
         """chess: every move is illegal. endgames: one is; a lone king cannot win, so that legal moves never pay -1."""
@@ -424,7 +462,8 @@ class Chess(Env):
 
     def render(self, text: str) -> str:
         rows = self.board.unicode(invert_color=True, empty_square="·").split("\n")
-        return "".join(f"{8 - i} {row}\n" for i, row in enumerate(rows)) + f"  a b c d e f g h\n{text}"
+        board = "".join(f"{8 - i} {row}\n" for i, row in enumerate(rows))
+        return f"{board}  a b c d e f g h   White: ♚♛♜♝♞♟\n{text}"  # on paper they would be Black's
 
 
 def replies(envs: list[Chess]) -> list[chess.Move]:

@@ -1,5 +1,7 @@
 """The offline data: generated trajectories and their cache, and the files that trajectories are read from."""
 
+import codecs
+import gzip
 import hashlib
 import json
 import os
@@ -7,6 +9,7 @@ import random
 import shutil
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +28,9 @@ def load_dataset(env: Env, path: str | None = None, num_trajectories: int | None
                  **options: str) -> Iterator[Trajectory]:
     """Stream the trajectories of a file, or those that `env` generates, cached in DATA_DIR.
 
-    A file is our own JSONL or one of the original LMRL-Gym release, recognised by content. Raises FileNotFoundError, or
-    ValueError with the file, the line and what was expected there. `options` are those that `env` was made with.
+    A file is our own JSONL, a JSON array of such records, or a file of the original LMRL-Gym release, recognised by
+    content; it may be packed with gzip. Raises FileNotFoundError, or ValueError with the file, the line and what was
+    expected there. `options` are those that `env` was made with.
     """
     if path is not None:
         return read_file(env, _existing(path))
@@ -114,7 +118,9 @@ def _cache_name(env: Env, num_trajectories: int | None, seed: int, options: dict
     num_trajectories = env.num_trajectories if num_trajectories is None else num_trajectories
     if num_trajectories < 1:
         raise ValueError("num_trajectories must be at least 1")
-    sources = [Path(sys.modules[type(env).__module__].__file__).read_bytes()]
+    module = Path(sys.modules[type(env).__module__].__file__)
+    code = sorted(module.parent.glob("*.py")) if module.name == "__init__.py" else [module]
+    sources = [file.read_bytes() for file in code]
     sources += [json.dumps(options).encode(), json.dumps(env.about()).encode()]
     files = [*env.files, *(Path(value) for value in options.values() if Path(value).is_file())]
     sources += [file.read_bytes() for file in files]
@@ -200,12 +206,32 @@ def _is_whole(path: Path) -> bool:
 
 def read_file(env: Env, path: Path) -> Iterator[Trajectory]:
     """Yield a file's trajectories; raises ValueError with the file, the line and what was expected there."""
-    with path.open("rb") as file:
-        count, sha256, ended = 0, hashlib.sha256(), False
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
+    turns: list[Trajectory] = []  # of one game
+    for trajectory in _read_records(env, path):
+        if turns and not env.follows(trajectory, turns[-1]):
+            yield _join(turns)
+            turns = []
+        turns.append(trajectory)
+    if not turns:
+        raise ValueError(f"{path}: expected {env.env_id} trajectories, found none")
+    yield _join(turns)
+
+
+def _join(turns: list[Trajectory]) -> Trajectory:
+    """The game that was read turn by turn, or the only trajectory."""
+    if not turns[1:]:
+        return turns[0]
+    texts = [text for turn in turns for text in turn.texts]
+    rewards = [reward for turn in turns for reward in turn.rewards]
+    return Trajectory(texts, rewards, turns[-1].terminated, turns[-1].success)
+
+
+def _read_records(env: Env, path: Path) -> Iterator[Trajectory]:
+    """Yield what the records of a file stand for: mostly a game each, or a turn of one."""
+    count, sha256, ended, number = 0, hashlib.sha256(), False, 1
+    try:
+        for line in _lines(path):
+            if line.strip():
                 if ended:
                     raise ValueError("a line after the one that closes the file")
                 record, fills_file = _read_json(line, path if count == 0 else None)
@@ -213,20 +239,35 @@ def read_file(env: Env, path: Path) -> Iterator[Trajectory]:
                     if (record["count"], record["sha256"]) != (count, sha256.hexdigest()):
                         raise ValueError("count and checksum of other lines than those before it")
                 for trajectory in _read_record(env, record):
-                    if not env.recognises(trajectory):
-                        raise ValueError(f"an observation that is not one of {env.env_id} in a game that starts with "
-                                         f"{trajectory.texts[0][:80]!r}")
+                    _check_observations(env, trajectory)
                     count += 1
                     yield trajectory
-            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-                found = f"no {error}" if isinstance(error, KeyError) else error
-                found = found if isinstance(error, (ValueError, KeyError)) else f"something else ({error})"
-                raise ValueError(f"{path}, line {number}: expected a {env.env_id} trajectory, found {found}") from error
-            if fills_file:
-                break
-            sha256.update(line)
-    if count == 0:
-        raise ValueError(f"{path}: expected {env.env_id} trajectories, found none")
+                if fills_file:
+                    break
+                sha256.update(line)
+            number += 1
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        found = f"no {error}" if isinstance(error, KeyError) else error
+        found = found if isinstance(error, (ValueError, KeyError)) else f"something else ({error})"
+        raise ValueError(f"{path}, line {number}: expected a {env.env_id} trajectory, found {found}") from error
+
+
+def _check_observations(env: Env, trajectory: Trajectory) -> None:
+    if not env.recognises(trajectory):
+        raise ValueError(f"an observation that is not one of {env.env_id} in a game that starts with "
+                         f"{trajectory.texts[0][:80]!r}")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, unpacked if it is packed, without a byte-order mark."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        try:
+            yield file.readline().removeprefix(codecs.BOM_UTF8)
+            yield from file
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"a damaged gzip file ({error})") from error
 
 
 def _read_json(line: bytes, path: Path | None) -> tuple[Any, bool]:
@@ -236,7 +277,7 @@ def _read_json(line: bytes, path: Path | None) -> tuple[Any, bool]:
     except (json.JSONDecodeError, UnicodeDecodeError):
         try:
             if path:
-                return json.loads(path.read_bytes(), parse_constant=_refuse), True
+                return json.loads(b"".join(_lines(path)), parse_constant=_refuse), True
         except (json.JSONDecodeError, UnicodeDecodeError):
             pass
         raise ValueError(f"a line that is not JSON: {line[:60].decode(errors='replace')!r}") from None
@@ -254,4 +295,6 @@ def _read_record(env: Env, record: Any) -> list[Trajectory]:
         return []
     if isinstance(record, dict) and "texts" in record:
         return [Trajectory(**record)]
+    if isinstance(record, list) and record and isinstance(record[0], dict) and "texts" in record[0]:
+        return [trajectory for own in record for trajectory in _read_record(env, own)]
     return env.parse(record)

@@ -27,7 +27,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from envs import Env, Player, Step, Trajectory, finish, guess_city_oracle
+from envs import Env, Player, Step, Trajectory, draw_seed, finish, guess_city_oracle
 from envs.data import flag
 from envs.guess_city_oracle import FILES, City, answers, cities, guard, topics, understand
 
@@ -75,7 +75,8 @@ class GuessCity(Env):
     def turns(self) -> int:
         return len(self.texts) // 2
 
-    def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        seed = draw_seed() if seed is None else seed
         return self.start(cities()[seed % len(cities())], random.Random(seed))
 
     def start(self, city: City, rng: random.Random) -> tuple[str, dict[str, Any]]:

@@ -21,8 +21,8 @@ moves the game ends."""
 MAZE_TOLD = {"maze_fo": "where the goal is, where you are, and where there is a wall beside you",
              "maze_po": "where there is a wall beside you, not where you are or where the goal is"}
 MAZE_DIRECTIONS = {"maze_fo": """\
-A position is a row and a column. Up takes 1 from the row and down adds 1 to it; left takes 1 from the column and right
-adds 1 to it. """, "maze_po": ""}
+A position is a row and a column; 1 0 is ten, 1 1 eleven. Up takes 1 from the row and down adds 1 to it; left takes 1
+from the column and right adds 1 to it. """, "maze_po": ""}
 
 TEXT_NAV = """\
 You are in a house of eight rooms. Take the stale food from the table in the living room, put it into the fridge in the
@@ -54,7 +54,7 @@ space between its letters, like this:
 The answer has a colour for each letter of the guess: g (green) if the hidden word has the same letter in that place,
 y (yellow) if it has that letter in another place, b (black) if it does not have it. {equal_letters} If the hidden word
 were "plant", the guess "a l o n e" would be answered "y g b g b". Each guess costs 1 point, but not the right one.
-Anything but one of the words, spelled as above, is answered with nothing, and costs a guess as well.
+Anything but one of the words is answered with nothing, and costs a guess as well.
 
 {words}"""
 EQUAL_LETTERS = {False: "A letter that the hidden word has is never black, however often it is guessed.",

@@ -2,7 +2,8 @@
 
 A turn is one move. `maze_fo` says where the goal and the agent are, and the newest observation is all that the agent
 is shown; `maze_po` says only where the walls are, and the agent remembers. -1 per move, 0 for the one that reaches the
-goal, -4 for anything that is no move; truncated after 100 moves.
+goal, -4 for anything that is no move; truncated after 100 moves. As in the original, `at position 1, 1 0` is row 1,
+column 10: the digits of a number have a space between them.
 
 The offline data never shows a whole way: each trajectory stays in one of three regions and is truncated at its border,
 so the way from the arms to the goal must be stitched together from pieces.
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from envs import Env, Player, Step, Trajectory
+from envs import Env, Player, Step, Trajectory, draw_seed
 from envs.data import flag
 
 GRID = """\
@@ -37,6 +38,7 @@ GOAL = (8, 6)
 CELLS = [(row, col) for row, line in enumerate(GRID) for col, char in enumerate(line) if char == "."]  # the 25 starts
 MOVES = {"move left\n": (0, -1), "move right\n": (0, 1), "move up\n": (-1, 0), "move down\n": (1, 0)}
 MAX_MOVES = 100
+SUCCESS, FAILURE = "Success\n", "Failure\n"  # of the original, in place of the last observation
 OPTIMAL_PROBABILITY = 0.15  # how often the data's player takes the shortest way
 
 Cell = tuple[int, int]
@@ -65,13 +67,14 @@ def describe_walls(cell: Cell) -> str:
 
 def describe(cell: Cell) -> str:
     """What `maze_fo` shows: the goal, the cell and the walls around it."""
-    return (f"The goal is at position {GOAL[0]}, {GOAL[1]}. Your current position is at position {cell[0]}, {cell[1]}. "
-            + describe_walls(cell))
+    goal, here = (", ".join([" ".join(str(number)) for number in place]) for place in (GOAL, cell))
+    return f"The goal is at position {goal}. Your current position is at position {here}. {describe_walls(cell)}"
 
 
 NEXT = {action: {cell: move(cell, action) for cell in [*CELLS, GOAL]} for action in MOVES}
 OBS = {"maze_fo": {cell: describe(cell) for cell in [*CELLS, GOAL]},
        "maze_po": {cell: describe_walls(cell) for cell in [*CELLS, GOAL]}}
+CELL = {obs: cell for cell, obs in OBS["maze_fo"].items()}
 OPEN_MOVES = {cell: [action for action in MOVES if NEXT[action][cell] != cell] for cell in [*CELLS, GOAL]}
 
 
@@ -118,7 +121,8 @@ class Maze(Env):
         self.cell, self.turns, self.over = GOAL, 0, True
         self.trail: list[tuple[str, Cell]] = []  # (valid move, cell behind it) since the start
 
-    def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        seed = draw_seed() if seed is None else seed
         self.cell, self.turns, self.over = CELLS[seed % len(CELLS)], 0, False
         self.trail = [("", self.cell)]
         return self.obs[self.cell], {"success": False, "valid": True}
@@ -160,18 +164,12 @@ class Maze(Env):
         return all(obs in known for obs in trajectory.texts[::2])
 
     def parse(self, record: Any) -> list[Trajectory]:
-        """`maze_fo`: a list of {state, action, reward, done}; `maze_po`: {text_history, rewards, dones}."""
-        if self.markov:
-            if not isinstance(record, list):
-                raise ValueError(f"{type(record).__name__} instead of a list of {{state, action, reward, done}}")
-            texts = [text for turn in record for text in (turn["state"], turn["action"])]
-            rewards, done = [turn["reward"] for turn in record], flag(record[-1]["done"])
-        else:
-            texts, rewards, done = record["text_history"], record["rewards"], flag(record["dones"][-1])
-            if len(rewards) == len(texts):  # one reward per text: those of the observations are zeros
-                rewards = rewards[1::2]
-        # `done` without the goal's reward is the time limit, not an end by the rules.
-        return [Trajectory(texts, rewards, done and rewards[-1] == 0, rewards[-1] == 0)]
+        """`maze_fo`: a list of {state, action, reward, done}; `maze_po`: {text_history, rewards, dones}.
+
+        The original has several scales of rewards, so that success is read off the goal. `done` without it is the time
+        limit, not an end by the rules.
+        """
+        return [parse_turns(record) if self.markov else parse_history(record)]
 
     def worst_return(self) -> float:
         """Every move but the goal's costs 1, and no more than 100 are played."""
@@ -189,6 +187,32 @@ class Maze(Env):
             rows[self.cell[0]][self.cell[1]] = "\033[1;32m@\033[0m"
             return "\n".join("".join(row).replace("#", "\033[90m#\033[0m") for row in rows) + "\n" + text
         return text
+
+
+def parse_turns(record: Any) -> Trajectory:
+    """A game of `maze_fo` in the original's format, which lacks the last observation."""
+    if not isinstance(record, list):
+        raise ValueError(f"{type(record).__name__} instead of a list of {{state, action, reward, done}}")
+    texts = [text for turn in record for text in (turn["state"], turn["action"])]
+    rewards, done = [turn["reward"] for turn in record], flag(record[-1]["done"])
+    cell, action = CELL.get(texts[-2]), texts[-1]
+    reaches_goal = cell is not None and action in MOVES and NEXT[action][cell] == GOAL
+    success = reaches_goal and rewards[-1] >= 0  # below 0: the time limit came first, and the move is not played
+    return Trajectory(texts, rewards, done and success, success)
+
+
+def parse_history(record: Any) -> Trajectory:
+    """A game of `maze_po` in the original's format."""
+    texts, rewards, done = record["text_history"], record["rewards"], flag(record["dones"][-1])
+    if len(rewards) == len(texts):  # one reward per text: those of the observations are zeros
+        rewards = rewards[1::2]
+    if len(texts) % 2 == 0:  # without the last observation: no other move has the goal's reward
+        success = done and rewards[-1] > max(rewards[:-1], default=-1)
+        return Trajectory(texts, rewards, success, success)
+    success = texts[-1] in (SUCCESS, describe_walls(GOAL))
+    if texts[-1] in (SUCCESS, FAILURE):
+        texts = [*texts[:-1], *[describe_walls(GOAL)] * success]
+    return Trajectory(texts, rewards, done and success, success)
 
 
 def random_player(env: Maze, rng: random.Random) -> str:

@@ -1,6 +1,9 @@
 """A task in the terminal: play it, watch a scripted player, print the statistics of its offline data."""
 
+import contextlib
+import os
 import random
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,6 +13,7 @@ from tqdm import tqdm
 
 from envs import Env, Player, Trajectory, make, play
 from envs.data import load_dataset
+from envs.instructions import TEXTS, instructions
 
 
 @dataclass
@@ -36,6 +40,8 @@ def main(env_class: type[Env]) -> None:
     """`python -m envs.TASK`: play a game, watch a scripted player, or print the statistics of the offline data."""
     for stream in (sys.stdin, sys.stdout):
         stream.reconfigure(errors="replace")  # a character that its encoding lacks must not end the game
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  typed lines can be edited, and recalled with the arrow keys
     args = tyro.cli(PlayArgs, description=sys.modules["__main__"].__doc__)
     try:
         env_id = args.env_id or env_class.variants[0]
@@ -66,20 +72,50 @@ def main(env_class: type[Env]) -> None:
 def play_in_terminal(env: Env, player: Player | None, seed: int) -> None:
     """One game, printed turn by turn; without a player the actions are typed."""
     rng = random.Random(f"player {seed}")
+    typed_by_hand = not player and sys.stdin.isatty()
     obs, info = env.reset(seed)
+    if typed_by_hand:
+        print("Type an action, or ? for the rules. Ctrl-D leaves the game.")
     episodic_return, episodic_length, terminated, truncated = 0.0, 0, False, False
     while not (terminated or truncated):
-        print(env.render(obs), end="")
+        show(env.render(obs))
         if player:
-            print(f"> {(action := player(env, rng))}", end="")
+            action = player(env, rng)
+            print(f"> {action}", end="")
         else:
-            action = input("> ") + "\n"
+            action = type_action(env, typed_by_hand)
         obs, reward, terminated, truncated, info = env.step(action)
+        if typed_by_hand and not info["valid"]:
+            print("(That is not a valid action here. ? shows the rules.)")
         episodic_return, episodic_length = episodic_return + reward, episodic_length + 1
-    print(env.render(obs), end="")
+    show(env.render(obs))
     score = env.score(episodic_return)
     print(f"return {episodic_return:g} in {episodic_length} turns, {'' if score is None else f'score {score:.1f}, '}"
           f"{'success' if info['success'] else 'no success'}")
+
+
+def type_action(env: Env, by_hand: bool) -> str:
+    """A line of the input. If it is typed by hand, `?` and an empty line are no actions."""
+    while True:
+        line = input("> ")
+        if by_hand and line.strip() == "?":
+            print(rules(env))
+        elif line.strip() or not by_hand:
+            return line + "\n"
+
+
+def rules(env: Env) -> str:
+    """What a prompted model is told of the task; of a task that has no such text, the module's docstring."""
+    if env.env_id in TEXTS:
+        return instructions(env)
+    return sys.modules[type(env).__module__].__doc__ or "No rules are written down."
+
+
+def show(text: str) -> None:
+    """Print it, in colours on a terminal alone, and not if NO_COLOR is set (no-color.org)."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        text = re.sub(r"\033\[[\d;]*m", "", text)
+    print(text, end="")
 
 
 def print_statistics(env: Env, trajectories: Iterable[Trajectory]) -> None:

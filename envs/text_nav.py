@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from envs import Env, Player, Step, Trajectory
+from envs import Env, Player, Step, Trajectory, draw_seed
 
 Place = tuple[str, str]  # a room, and "floor" or the room's holder; or one of the two that follow
 
@@ -248,7 +248,8 @@ class TextNav(Env):
         self.state, self.turns, self.over = start(ROOMS[0]), 0, True
         self.known_rooms: set[str] = set()  # to the data's player, which draws them in its first turn
 
-    def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        seed = draw_seed() if seed is None else seed
         self.state, self.turns, self.over = start(ROOMS[seed % len(ROOMS)]), 0, False
         return self.observe(OBJECTIVE, describe=True), {"success": False, "valid": True}
 

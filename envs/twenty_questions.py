@@ -33,7 +33,7 @@ from itertools import accumulate
 from math import log2
 from typing import Any
 
-from envs import Env, Player, Step, Trajectory, finish
+from envs import Env, Player, Step, Trajectory, draw_seed, finish
 from envs.data import flag
 from envs.twenty_questions_matcher import (
     FILES,
@@ -109,7 +109,8 @@ class TwentyQuestions(Env):
         asked = self.simulator
         return {"oracle": asked.name, "simulator_model": asked.model} if asked else {"oracle": "scripted"}
 
-    def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        seed = draw_seed() if seed is None else seed
         self.object, self.turns, self.over, self.success = seed % len(OBJECTS), 0, False, False
         self.texts, self.possible, self.understood = [], EVERYTHING, True
         return FIRST_OBS, {"success": False, "valid": True, "understood": True}

@@ -2,12 +2,14 @@
 
 A turn is one guess, `s h o r e\\n`, answered by a colour for each letter, `b y g g b\\n`: green for the right place,
 yellow for another place, black for a letter that the word has not. -1 per guess, 0 for the right one. Anything but a
-word of the list is answered `\\n` and costs a guess as well. The sixth guess ends the game.
+word of the list is answered `\\n` and costs a guess as well. The sixth guess ends the game. As in the original, a guess
+may come without its spaces or its newline.
 
 As in the paper, a letter that the word has is never black. With the option `real_duplicates` letters are counted as in
 the real game: of equal letters in a guess only as many are coloured as the word has. The option `vocabulary` names
-another list of words, guesses and hidden words alike. `worst`, `data` and `best` are those of the shipped list in the
-paper's colouring; `best_return` searches the best of any list, up to 1,000 words exhaustively.
+another list, guesses and hidden words alike; its words of other lengths are left out. `worst`, `data` and `best` are
+those of the shipped list in the paper's colouring; `best_return` searches the best of any list, up to 1,000 words
+exhaustively.
 
     python -m envs.wordle                               play it
     python -m envs.wordle --player best                 watch the best possible play
@@ -17,6 +19,7 @@ paper's colouring; `best_return` searches the best of any list, up to 1,000 word
 import copy
 import random
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -63,20 +66,28 @@ def real_colours(guess: str, word: str) -> str:
 
 
 def read_words(path: str) -> list[str]:
-    """The words of a file, one a line, `#` comments skipped; raises ValueError with the file and the line."""
+    """The words of five letters of a file that has a word a line, `#` comments skipped.
+
+    Warns of words that are longer or shorter; raises ValueError with the file and the line.
+    """
     if not Path(path).is_file():
         raise ValueError(f"no vocabulary file {path}")
     lines: dict[str, int] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    others = 0
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         word = line.partition("#")[0].strip()
-        if word and not re.fullmatch("[a-z]{5}", word):
-            raise ValueError(f"{path}, line {number}: expected a word of five letters a to z, found {word[:40]!r}")
         if word in lines:
             raise ValueError(f"{path}, line {number}: {word!r} stands in line {lines[word]} already")
-        if word:
+        if re.fullmatch("[a-z]{5}", word):
             lines[word] = number
+        elif len(word) == 5 or " " in word:
+            raise ValueError(f"{path}, line {number}: expected a word of five letters a to z, found {word[:40]!r}")
+        elif word:
+            others += 1
     if not lines:
-        raise ValueError(f"{path}: expected words, found none")
+        raise ValueError(f"{path}: expected words of five letters, found none among {others} words")
+    if others:
+        warnings.warn(f"{path}: words of other lengths are left out, {others:,} in all", stacklevel=2)
     return list(lines)
 
 
@@ -86,7 +97,8 @@ class Vocabulary:
     def __init__(self, words: list[str], colours: Callable[[str, str], str]) -> None:
         self.words, self.colours = words, colours
         self.actions = [" ".join(word) + "\n" for word in words]
-        self.numbers = {action: number for number, action in enumerate(self.actions)}
+        self.numbers = {action: number for number, action in enumerate(self.actions)}  # by action and by word
+        self.numbers |= {word: number for number, word in enumerate(words)}
         self.all: Words = tuple(range(len(words)))
         self.columns = [{letter: self.column(place, letter) for letter in ascii_lowercase} for place in range(5)]
         self.rows: list[bytes | None] = [None] * len(words)
@@ -226,7 +238,7 @@ class Wordle(Env):
         self.history: list[tuple[int, str]] = []  # (guess, colours) of the valid guesses
         self.possible, self.heeded = self.vocabulary.all, 0  # words that fit the first `heeded` answers
 
-    def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         return self.start(random.Random(seed))
 
     def start(self, rng: random.Random) -> tuple[str, dict[str, Any]]:
@@ -239,6 +251,8 @@ class Wordle(Env):
         if self.over:
             raise RuntimeError("the game is over: call reset")
         guess, obs = self.vocabulary.numbers.get(action), "\n"
+        if guess is None:  # the word in another spelling, perhaps
+            guess = self.vocabulary.numbers.get(action.strip().replace(" ", ""))
         if guess is not None:
             colours = self.vocabulary.colours(self.vocabulary.words[guess], self.word)
             self.history.append((guess, colours))
@@ -293,12 +307,14 @@ class Wordle(Env):
     def render(self, text: str) -> str:
         if text == FIRST_OBS:
             example = self.vocabulary.actions[0].strip()
-            return f"{text}five letters with spaces between, as in `{example}`; {MAX_GUESSES} guesses\n"
-        shown = "not a word of the list\n"
+            return (f"{text}a word of five letters, as in `{example}`; {MAX_GUESSES} guesses\n"
+                    "answers: g the right letter, y one of the word in another place, b none of the word\n")
+        shown = "not a word of the list, whose letters are small\n"
         if text != "\n":
             guess, colours = self.history[-1]
             letters = zip(self.vocabulary.words[guess].upper(), colours, strict=True)
-            shown = "".join(f"{TILES[colour]} {letter} \033[0m" for letter, colour in letters) + "\n"
+            tiles = "".join(f"{TILES[colour]} {letter} \033[0m" for letter, colour in letters)
+            shown = f"{tiles}\n {'  '.join(colours)}\n"  # in letters as well, for whoever sees no colours
         return shown + (f"the word was {self.word}\n" if self.over and not self.success else "")
 
 

@@ -11,7 +11,7 @@ TEXT = gymnasium.spaces.Text(min_length=1, max_length=1000, charset=string.print
 
 
 class GymnasiumGame(gymnasium.Env):
-    """A game of `envs`; its seed is drawn from Gymnasium's generator."""
+    """A game of `envs`."""
 
     observation_space, action_space = TEXT, TEXT
 
@@ -19,11 +19,14 @@ class GymnasiumGame(gymnasium.Env):
         self.env = make(env_id, **options)
 
     def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.env.reset(int(self.np_random.integers(2**31)))
+        super().reset(seed=seed)  # Gymnasium's own generator, which the checker looks at
+        return self.env.reset(seed=seed, options=options)
 
     def step(self, action):
         return self.env.step(action)
+
+    def close(self):
+        self.env.close()
 
 
 def check_with_gymnasium(env_id, **options):

@@ -566,6 +566,99 @@ def test_original_formats(tmp_path, record, rewards, terminated):
     assert game.texts[0] == STATE and (game.complete() is None) == (len(rewards) == 1 and not terminated)
 
 
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+PLAIN = "8/8/8/3k4/8/8/8/KQ6 w - - 0 1"
+
+
+@pytest.mark.parametrize("state", [PLAIN, PLAIN + "\n", " ".join(PLAIN), STATE])
+@pytest.mark.parametrize("action", ["Qb2", "Qb2\n", "Q b 2", "Q b 2\n"])
+def test_plain_and_spaced(tmp_path, state, action):
+    """FEN and SAN as the original's engines write them, and as its games show them, with and without the newline."""
+    records = ([{"state": state, "action": action, "reward": 0, "done": True}],
+               {"from_state": state, "action": action, "reward": 0, "done": True, "generated_by": "ppo", "round": 3})
+    for record in records:
+        (game,) = read_file(make("endgames"), write(tmp_path / "games.jsonl", record))
+        assert game == Trajectory([STATE, "Q b 2\n"], [0.0], True, False)
+
+
+def test_records_without_reward(tmp_path):
+    """Those of behaviour cloning: the original's filtered data, and what its script of 2,800 Elo writes."""
+    filtered = {"from_state": PLAIN, "action": "Qb2"}
+    in_out = {"in_text": STATE, "out_text": "Q b 2\n", "stockfish_actions": ["Q b 2\n", "Q b 3 +\n"]}
+    for record in (filtered, in_out):
+        (game,) = read_file(make("endgames"), write(tmp_path / "games.jsonl", record))
+        assert game == Trajectory([STATE, "Q b 2\n"], [0.0], False, False)
+
+
+def by_turns(game, plain):
+    """A game as the original's `train_unshuffled.jsonl` has it: a turn a line, in order."""
+    texts = [text[:-1:2] if plain else text for text in game.texts]
+    turns = [{"from_state": obs, "action": action, "reward": reward, "done": False}
+             for obs, action, reward in zip(texts[:-1:2], texts[1::2], game.rewards, strict=True)]
+    turns[-1]["done"] = game.terminated
+    return turns
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@both
+def test_turns_in_their_order_are_a_game(tmp_path, env_id, plain):
+    env, path = make(env_id), tmp_path / "games.jsonl"
+    games = list(env.generate(3 if env_id == "chess" else 24, 1))
+    found = list(read_file(env, write(path, *[turn for game in games for turn in by_turns(game, plain)])))
+    assert found == [Trajectory(game.texts[:-1], game.rewards, game.terminated, game.success) for game in games]
+    assert max(len(game.rewards) for game in found) > 3
+
+
+def test_illegal_moves_are_turns_of_their_game(tmp_path):
+    after = "8/8/8/2k5/8/8/1Q6/K7 w - - 2 2"
+    turns = [{"from_state": state, "action": action, "reward": reward, "done": False}
+             for state, action, reward in ((PLAIN, "Qh9", -1), (PLAIN, "Qb2", 0), (after, "Q", -1), (after, "Qb3", 0))]
+    (game,) = read_file(make("endgames"), write(tmp_path / "games.jsonl", *turns))
+    assert game.rewards == [-1, 0, -1, 0] and game.texts[::2] == [spaced(turn["from_state"]) for turn in turns]
+
+
+@both
+def test_shuffled_turns_stay_alone(tmp_path, env_id):
+    """As in `train_bc.jsonl`: nothing is taken for a game that was not played so."""
+    env, path = make(env_id), tmp_path / "games.jsonl"
+    turns = [turn for game in env.generate(3 if env_id == "chess" else 24, 1) for turn in by_turns(game, plain=True)]
+    random.Random(0).shuffle(turns)
+    games = list(read_file(env, write(path, *turns)))
+    assert len(games) > 0.9 * len(turns)
+    for game in games:
+        board = chess.Board(game.texts[0][:-1:2])
+        for action, obs in zip(game.texts[1::2], game.texts[2::2], strict=False):
+            board.push_san(action[:-1:2])
+            fens = {spaced(next_board.fen()) for next_board in all_next(board)}
+            assert obs in fens
+            board = chess.Board(obs[:-1:2])
+
+
+def all_next(board):
+    for move in board.legal_moves:
+        found = board.copy()
+        found.push(move)
+        yield found
+
+
+def test_other_games_are_not_joined():
+    first = Trajectory([STATE, "Q b 2\n"], [0.0], False, False)
+    after = spaced("8/8/8/2k5/8/8/1Q6/K7 w - - 2 2")
+    env = make("endgames")
+    assert env.follows(Trajectory([after, "Q b 3\n"], [0.0], False, False), first)
+    over = Trajectory([STATE, "Q b 2\n"], [0.0], True, False)
+    seen = Trajectory([STATE, "Q b 2\n", after], [0.0], False, False)
+    two = Trajectory([after, "Q b 3\n"] * 2, [0.0] * 2, False, False)
+    assert not any(env.follows(Trajectory([after, "Q b 3\n"], [0.0], False, False), last) for last in (over, seen, two))
+    for state in (STATE, spaced("8/8/8/2k5/8/8/1Q6/K7 w - - 2 3"), spaced("8/8/8/1k6/8/8/1Q6/K7 w - - 2 2")):
+        assert not env.follows(Trajectory([state, "Q b 3\n"], [0.0], False, False), first)
+    assert not env.follows(two, first)
+
+
 @pytest.mark.parametrize("record", [{"state": STATE}, [], "chess", [{"state": "Wordle:\n", "action": "a\n", "reward": 0,
                                                                   "done": True}],
                                     *({"from_state": STATE, "action": "Q b 2\n", "reward": 0, "done": True} | wrong

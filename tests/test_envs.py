@@ -1,9 +1,13 @@
 """The maze, and what all tasks share: data files and their cache, vectors of games, scores, the terminal."""
 
+import codecs
+import contextlib
+import gzip
 import hashlib
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -21,9 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
+import envs.terminal
 from envs import MODULES, EnvId, Trajectory, VectorEnv, make, play
 from envs.chess import find_engine
 from envs.data import fingerprint, load_dataset, load_shuffled, read_file, replace, write_file
+from envs.instructions import instructions
 from envs.maze import (
     ANYWHERE,
     CELLS,
@@ -91,7 +97,7 @@ WALLS = {
 
 @pytest.mark.parametrize("cell", WALLS)
 def test_observations(cell):
-    row, col = cell
+    row, col = (" ".join(str(number)) for number in cell)
     assert at("maze_po", cell).obs[cell] == WALLS[cell]
     assert make("maze_fo").reset(CELLS.index(cell))[0] == (
         f"The goal is at position 8, 6. Your current position is at position {row}, {col}. {WALLS[cell]}")
@@ -100,6 +106,9 @@ def test_observations(cell):
 def test_observation_verbatim():
     assert describe((5, 3)) == ("The goal is at position 8, 6. Your current position is at position 5, 3. "
                                 "There are walls to your left, below you.\n")
+    assert describe((1, 10)) == ("The goal is at position 8, 6. Your current position is at position 1, 1 0. "
+                                 "There are walls above you, below you.\n")
+    assert "position is at position 1, 1 1. There are walls to your right, above" in describe((1, 11))
     assert describe_walls((1, 3)) == "There is a wall above you.\n"
 
 
@@ -302,7 +311,7 @@ def test_data_replays(data):
 
 
 @pytest.mark.parametrize(("env_id", "pinned"), [
-    ("maze_fo", "1725aec8e0600d0105441df269abef647de5a78073e8ac4e1508c06fa2091312"),
+    ("maze_fo", "c3500affae98ed99ab4ae673a58ce76d389d212851e80e701dea7a2ef65c0e9b"),
     ("maze_po", "ec54c19dc45ea35a8cd005d49ab7c369b1302d3f18a95d18f2fa21695ad0416e")])
 def test_data_is_pinned(data, env_id, pinned):
     lines = "\n".join(json.dumps(asdict(trajectory)) for trajectory in data[env_id][:100])
@@ -649,6 +658,53 @@ def test_original_maze_po(tmp_path):
     assert (games[4].texts, games[4].terminated) == (texts[:4], True)
 
 
+def fo_record(actions, cell, rewards):
+    """A game as the original's maze plays and writes it, its rewards as its three functions give them."""
+    turns, (move_reward, goal_reward, invalid_reward) = [], rewards
+    for action in actions:
+        after = envs.maze.NEXT.get(action, {}).get(cell, cell)
+        reward = goal_reward if after == GOAL else move_reward if action in MOVES else invalid_reward
+        row, col = (" ".join(str(number)) for number in cell)
+        here = f"Your current position is at position {row}, {col}."
+        state = f"The goal is at position 8, 6. {here} {describe_walls(cell)}"
+        turns.append({"state": state, "action": action, "reward": reward, "done": after == GOAL})
+        cell = after
+    return turns
+
+
+SCALES = [(-1.0, 0.0, -4.0), (0.0, 1.0, -1.0), (-1.0, 1.0, -100.0)]  # of a move, the goal, anything else
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_success_is_read_off_the_goal(tmp_path, scale):
+    way = [LEFT, DOWN, "move\n", DOWN, DOWN, DOWN, LEFT, LEFT, LEFT, DOWN, DOWN, DOWN]
+    won, started = fo_record(way, (1, 10), scale), fo_record(way[:4], (1, 11), scale)
+    limit = [*fo_record(way, (1, 10), scale)[:-1], won[-1] | {"reward": -1.0, "done": True}]  # one move too many
+    games = read(tmp_path / "file.jsonl", "maze_fo", won, started, [*started[:-1], started[-1] | {"done": True}], limit)
+    assert [(game.success, game.terminated) for game in games] == [(True, True)] + [(False, False)] * 3
+    assert games[0].rewards == [turn["reward"] for turn in won] and "position 1, 1 0." in games[0].texts[0]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_success_of_maze_po_is_read_off_the_goal(tmp_path, scale):
+    move, goal, invalid = scale
+    texts = PO["text_history"]
+    won = PO | {"rewards": [move, goal]}
+    named = won | {"text_history": [*texts[:4], "Success\n"]}
+    without_last_obs = won | {"text_history": texts[:4]}
+    games = read(tmp_path / "file.jsonl", "maze_po", won, named, without_last_obs)
+    assert games[0] == games[1] == Trajectory(texts, [move, goal], True, True)  # in our words: the walls at the goal
+    assert games[2] == Trajectory(texts[:4], [move, goal], True, True)
+    walls = describe_walls((5, 6))
+    lost = {"text_history": [walls, UP, walls, "up\n", walls], "rewards": [move, invalid], "dones": [False, True]}
+    late = {"text_history": [walls, UP, walls, DOWN, "Failure\n"], "rewards": [move, -1.0], "dones": [False, True]}
+    by_text = late | {"rewards": [0.0, move, 0.0, -1.0, 0.0], "dones": [False] * 4 + [True]}
+    games = read(tmp_path / "file.jsonl", "maze_po", lost, late, by_text)
+    assert games[0] == Trajectory(lost["text_history"], [move, invalid], False, False)
+    assert games[1] == games[2] == Trajectory([walls, UP, walls, DOWN], [move, -1.0], False, False)
+    assert games[1].complete() == Trajectory([walls, UP, walls], [move], False, False)
+
+
 def test_our_own_file(tmp_path, folder):
     trajectories = load(20, "maze_po")
     assert list(load_dataset(make("maze_po"), str(*left_in(folder)))) == trajectories
@@ -763,6 +819,49 @@ def test_one_value_that_fills_the_file(tmp_path, monkeypatch):
     record = {"games": [asdict(game) for game in make("maze_fo").generate(3, 0)]}
     for indent in (None, 1):
         assert len(read(tmp_path / "file.json", "maze_fo", json.dumps(record, indent=indent))) == 3
+
+
+@every_task
+def test_packed_marked_and_in_an_array(tmp_path, env_id):
+    """What other tools make of our file: gzip, a byte-order mark, Windows' ends of lines, an array of its records."""
+    env, path = make(env_id), tmp_path / "file.jsonl"
+    games = list(env.generate(3, 0))
+    write_file(env, games, path)
+    content = path.read_bytes()
+    *records, footer = map(json.loads, content.splitlines())
+    for other in (gzip.compress(content), codecs.BOM_UTF8 + content, gzip.compress(codecs.BOM_UTF8 + content),
+                  b"".join(json.dumps(record).encode() + b"\r\n" for record in records),
+                  json.dumps(records).encode(), json.dumps(records, indent=2).encode("utf-8-sig"),
+                  json.dumps([*records, footer], indent=2).encode(), gzip.compress(json.dumps(records).encode())):
+        (tmp_path / "other").write_bytes(other)
+        assert list(read_file(env, tmp_path / "other")) == games
+
+
+def test_packed_files_of_the_original(tmp_path):
+    lines = json.dumps(FO) + "\n" + json.dumps(FO[:1]) + "\n"
+    for content in (lines.encode("utf-8-sig"), gzip.compress(lines.encode()), lines.replace("\n", "\r\n").encode()):
+        (tmp_path / "file.jsonl.gz").write_bytes(content)
+        assert len(list(read_file(make("maze_fo"), tmp_path / "file.jsonl.gz"))) == 2
+
+
+def test_array_of_other_things(tmp_path):
+    own = asdict(next(make("maze_fo").generate(1, 0)))
+    for records, what in (([own, 7], "int instead of a list"), ([own, {}], "instead of a list"),
+                          ([own, own | {"rewards": []}], "0 rewards"),
+                          ([own, {"env_id": "maze_po", "sha256": "", "count": 1}], "a dataset of maze_po")):
+        for indent in (None, 1):
+            with pytest.raises(ValueError, match=f"file.json, line 1: expected a maze_fo trajectory, found .*{what}"):
+                read(tmp_path / "file.json", "maze_fo", json.dumps(records, indent=indent))
+
+
+def test_damaged_gzip_file(tmp_path):
+    lines = "".join(json.dumps(FO + [FO[0]] * i) + "\n" for i in range(200))
+    content = gzip.compress(lines.encode())
+    path = tmp_path / "file.jsonl.gz"
+    for damaged in (content[: len(content) // 2], content[:12], content[:-8] + bytes(8), content[:10] + bytes(50)):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"gz, line \d+: expected a maze_fo trajectory, found a damaged gzip file"):
+            list(read_file(make("maze_fo"), path))
 
 
 OURS = {"texts": [GAME[0], DOWN, GAME[1]], "rewards": [-1.0], "terminated": False, "success": False}
@@ -915,7 +1014,7 @@ def test_vector_equals_single_games(env_id, num_envs, num_games):
         assert list(steps) == list(chosen)
         for number, action in chosen.items():
             heard, newline, _ = action.partition("\n")
-            obs, reward, terminated, truncated, info = single[number].step(heard + newline)
+            obs, reward, terminated, truncated, info = single[number].step(heard + (newline or "…"))
             texts[number] += [heard + (newline or "…\n"), obs]
             rewards[number].append(reward)
             num_invalid[number] += not info["valid"]
@@ -930,6 +1029,21 @@ def test_vector_equals_single_games(env_id, num_envs, num_games):
     env = make(env_id)
     for game in played:
         assert_replays(env, *game)
+
+
+@every_task
+def test_reset_without_a_seed(env_id):
+    """Starts another game each time, one of training's; Gymnasium's `options` and `close` do nothing."""
+    env, games = make(env_id), set()
+    for _ in range(20):
+        obs, info = env.reset()
+        secret = [getattr(env, name, None) for name in ("word", "object", "city", "buyer", "skill", "cell", "state")]
+        assert info["valid"] and not info["success"]
+        games.add((obs, str(secret)))
+    assert len(games) > 3
+    first = env.reset(seed=7, options={"init_position": (1, 1)})
+    assert first == env.reset(7, None) == env.reset(7) == make(env_id).reset(seed=7) and env.close() is None
+    assert all(envs.SEEDS["train"] <= envs.draw_seed() < envs.SEEDS["eval"] for _ in range(100))
 
 
 @every_task
@@ -954,7 +1068,7 @@ def test_any_action_can_be_written_down(folder):
     vector.envs[0].step = lambda action: heard.append(action) or step(action)
     for action in ("move left\r\n", "\r", "\r\n", "move\rdown\nmove up\n", "move up\n", *["…\n"] * 95):
         (*_, info), = vector.step({0: action}).values()
-    assert heard[:5] == ["move left \n", " ", " \n", "move down\n", "move up\n"]
+    assert heard[:5] == ["move left \n", " …", " \n", "move down\n", "move up\n"]
     assert info["trajectory"].texts[1:10:2] == ["move left \n", " …\n", " \n", "move down\n", "move up\n"]
     write_file(make("maze_fo"), [info["trajectory"]], folder / "file.jsonl")
     assert list(read_file(make("maze_fo"), folder / "file.jsonl")) == [info["trajectory"]]
@@ -1232,6 +1346,54 @@ def test_typed_game():
     walls = describe_walls((7, 6))
     assert output == f"{walls}> {walls}> {describe_walls(GOAL)}return -4 in 2 turns, score 103.9, success\n"
     assert terminal("--env-id", "maze_po", text="move up\n").returncode == 0  # the end of the input ends it
+
+
+def in_a_terminal(*arguments, task="maze", lines=(), **environment):
+    """What a person sees who types the lines; what is typed is part of it."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    surroundings = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+    process = subprocess.Popen([sys.executable, "-m", f"envs.{task}", *arguments], cwd=ROOT, stdin=theirs,
+                               stdout=theirs, stderr=theirs, env=surroundings | environment)
+    os.close(theirs)
+    os.write(ours, "".join(f"{line}\n" for line in lines).encode())
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while block := os.read(ours, 4096):
+            shown += block
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, shown
+    return shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize(("task", "arguments", "lines", "sign"), [
+    ("maze", ["--seed", "24"], ["move down"], "\033[1;32m@\033[0m"),
+    ("wordle", ["--player", "random"], [], "\033[97;100m "),
+])
+def test_colours_on_a_terminal_alone(task, arguments, lines, sign):
+    """Not in a file or a pipe, nor under NO_COLOR, unless it is empty."""
+    colours = re.compile(r"\033\[[\d;]*m")
+    assert sign in in_a_terminal(*arguments, task=task, lines=lines, NO_COLOR="")
+    plain = in_a_terminal(*arguments, task=task, lines=lines, NO_COLOR="1")
+    assert not colours.search(plain) and colours.sub("", sign) in plain
+    piped = terminal(*arguments, task=task, text="".join(f"{line}\n" for line in lines)).stdout
+    assert not colours.search(piped) and colours.sub("", sign) in piped
+
+
+def test_a_person_is_told_the_rules():
+    shown = in_a_terminal("--seed", "24", "--env-id", "maze_po", lines=["", "?", "up", " ", "move down"])
+    assert shown.index("? for the rules") < shown.index(describe_walls((7, 6)))
+    assert instructions(make("maze_po")) in shown and shown.count("not a valid action") == 1
+    assert "return -4 in 2 turns" in shown  # neither the empty lines nor the question mark were actions
+    assert "return -8 in 3 turns" in terminal("--seed", "24", "--env-id", "maze_po", text="\n?\nmove down\n").stdout
+    watched = in_a_terminal("--seed", "24", "--player", "best")
+    assert "?" not in watched
+
+
+def test_rules_of_a_task_without_instructions(coin):
+    sys.modules["coin"].__doc__ = "Guess the side."
+    assert envs.terminal.rules(coin) == "Guess the side."
 
 
 def in_bytes(env_id, *arguments, text=b"", encoding="ascii"):

@@ -95,8 +95,33 @@ def test_answers_and_rewards():
         env.step("c r a n e\n")
 
 
-INVALID = ["", "\n", "s h i r e", "crane\n", "crane", "C R A N E\n", " c r a n e\n", "c r a n e \n", "c  r a n e\n",
-           "c r a n e\n\n", "c r a n\n", "c r a n e s\n", "z z z z z\n", "c r a n é\n", "b y g g b\n", "\0", "\ud800"]
+@pytest.mark.parametrize("action", ["crane\n", "crane", "c r a n e", "c r a n e ", " c r a n e\n", "c  r a ne \n",
+                                    "crane\r\n", "c r a n e\n\n"])
+def test_spaces_and_newline_may_be_missing(action):
+    assert game("crane").step(action) == ("g g g g g\n", 0.0, True, False, {"success": True, "valid": True})
+    env = game("about")
+    assert env.step(action) == (spaced(paper_colours("crane", "about")), -1.0, False, False,
+                                {"success": False, "valid": True})
+    assert [word for word, _ in env.history] == [WORDS.index("crane")]
+
+
+@pytest.mark.parametrize(("action", "valid"), [("c r a n e\n", True), ("crane\n", True), ("c r a n e", False),
+                                               ("crane", False), ("crane \r\n", True), ("c r a n e…\n", False)])
+def test_guess_that_was_cut_off(action, valid):
+    """`VectorEnv` marks it, so that it counts as invalid in play and when what is written down is played again."""
+    vector = envs.VectorEnv("wordle", 1)
+    vector.reset(0, 5)
+    for text in (action, *["\n"] * 5):
+        (*_, info), = vector.step({0: text}).values()
+    game = info["trajectory"]
+    assert info["num_invalid"] == 6 - valid and (game.texts[2] != "\n") == valid
+    env = make("wordle")
+    env.reset(5)
+    assert env.step(game.texts[1])[0] == game.texts[2]
+
+
+INVALID = ["", "\n", "s h i r e", "crane…\n", "c r a n e…", "C R A N E\n", "c-r-a-n-e\n", "c r\na n e\n", "c r a n\n",
+           "c r a n e s\n", "z z z z z\n", "c r a n é\n", "b y g g b\n", "\0", "\ud800"]
 
 
 @pytest.mark.parametrize("action", INVALID)
@@ -134,9 +159,9 @@ def test_any_text_is_answered(actions, seed, real_duplicates):
     env.reset(seed)
     for turn, action in enumerate(actions, 1):
         obs, reward, terminated, truncated, info = env.step(action)
-        guess = action[:-1].replace(" ", "")
-        valid = guess in WORDS and action == spaced(guess)
-        assert info == {"success": guess == env.word and valid, "valid": valid}
+        guess = action.strip().replace(" ", "")
+        valid = guess in WORDS
+        assert info == {"success": guess == env.word, "valid": valid}
         colours = real_colours if real_duplicates == "true" else paper_colours
         assert obs == (spaced(colours(guess, env.word)) if valid else "\n")
         assert (reward, truncated) == (0.0 if info["success"] else -1.0, False)
@@ -298,13 +323,30 @@ def test_vocabulary_option(tmp_path):
     assert make("wordle", vocabulary=path).vocabulary is env.vocabulary
 
 
+def test_words_of_other_lengths_are_left_out(tmp_path):
+    """As in the original's `10k_words.txt`; how many is said."""
+    path = write_words(tmp_path / "words.txt", "a", "crane", "cranes", "don't", "house", "isn't it")
+    with pytest.raises(ValueError, match="line 4: .*\"don't\""):
+        make("wordle", vocabulary=path)
+    path = write_words(tmp_path / "other.txt", "a", "crane", "cranes", "can't've", "house", "a", "ä")
+    with pytest.warns(UserWarning, match=r"other\.txt: words of other lengths are left out, 5 in all"):
+        assert make("wordle", vocabulary=path).vocabulary.words == ["crane", "house"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_byte_order_mark_in_a_word_list(tmp_path):
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / encoding).write_text("crane\nhouse\n", encoding=encoding)
+        assert make("wordle", vocabulary=str(tmp_path / encoding)).vocabulary.words == ["crane", "house"]
+
+
 @pytest.mark.parametrize(("lines", "what"), [
-    (["crane", "cranes"], r"words\.txt, line 2: .*five letters.*'cranes'"),
     (["crane", "", "Crane"], r"words\.txt, line 3: .*'Crane'"),
     (["# words", "crane house"], r"words\.txt, line 2: .*'crane house'"),
     (["crané"], r"words\.txt, line 1"),
     (["crane", "house", "crane"], r"words\.txt, line 3: 'crane' .*line 1"),
-    (["# none"], r"words\.txt: .*none"),
+    (["# none"], r"words\.txt: .*none among 0 words"),
+    (["a", "cranes"], r"words\.txt: .*none among 2 words"),
 ])
 def test_bad_vocabulary(tmp_path, lines, what):
     with pytest.raises(ValueError, match=what):
@@ -315,7 +357,7 @@ def test_bad_options(tmp_path):
     with pytest.raises(ValueError, match="no vocabulary file .*missing.txt"):
         make("wordle", vocabulary=str(tmp_path / "missing.txt"))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\0")
-    with pytest.raises(ValueError, match="binary, line 1"):
+    with pytest.raises(ValueError, match="binary: expected words of five letters, found none"):
         make("wordle", vocabulary=str(tmp_path / "binary"))
     with pytest.raises(ValueError, match="real_duplicates must be true or false"):
         make("wordle", real_duplicates="yes")
@@ -494,8 +536,9 @@ def test_consistent_players():
 def test_render():
     env = game("crane")
     assert env.render(env.step("t r a i n\n")[0]) == (
-        "\033[97;100m T \033[0m\033[30;42m R \033[0m\033[30;42m A \033[0m\033[97;100m I \033[0m\033[30;43m N \033[0m\n")
-    assert env.render(env.step("crane")[0]) == "not a word of the list\n"
+        "\033[97;100m T \033[0m\033[30;42m R \033[0m\033[30;42m A \033[0m\033[97;100m I \033[0m\033[30;43m N \033[0m\n"
+        " b  g  g  b  y\n")
+    assert env.render(env.step("cranes")[0]) == "not a word of the list, whose letters are small\n"
     for _ in range(4):
         obs = env.step("")[0]
     assert "the word was crane" in env.render(obs)
@@ -513,7 +556,7 @@ def test_example_is_a_word(tmp_path):
     for arguments in ((), ("--options", "vocabulary", words)):
         example = prompted(*arguments).partition("as in `")[2].partition("`")[0]
         shown = prompted(*arguments, text=f"{example}\n")
-        assert len(example) == 9 and "not a word" not in shown and f" {example[0].upper()} \033[0m" in shown
+        assert len(example) == 9 and "not a word" not in shown and f"{'  '.join(example[::2].upper())} \n" in shown
     assert "not a word" in prompted("--options", "vocabulary", words, text="c r a n e\n")
     found = [word for path in ROOT.glob("envs/**/*.py")
              for word in re.findall(r"""["`]((?:[a-z] ){4}[a-z])(?=["`\\])""", path.read_text())]

@@ -43,7 +43,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from envs import SEEDS, Env, Player, Step, Trajectory
+from envs import SEEDS, Env, Player, Step, Trajectory, draw_seed
 from envs.car_dealer import bounds
 from envs.car_dealer.buyer import BUDGETS, PATIENCE, PERSONAS, QUESTIONS, draw_buyer, reply, slots_of
 from envs.car_dealer.deal import (
@@ -140,7 +140,7 @@ class CarDealer(Env):
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start the game of `seed`, or of a random one; `options` are there for Gymnasium's signature alone."""
-        self.seed = random.SystemRandom().randrange(SEEDS["eval"]) if seed is None else seed
+        self.seed = draw_seed() if seed is None else seed
         self.rng = random.Random(f"car_dealer {self.seed}")
         self.buyer = draw_buyer(self.rng, self.seed)
         self.slots, self.patience = slots_of(self.buyer), PATIENCE[self.buyer.persona]
