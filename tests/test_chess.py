@@ -168,14 +168,6 @@ def test_third_repetition(monkeypatch):
     assert results[-1][1] == 0.0 and not results[-1][4]["success"]
 
 
-def test_limit_is_a_truncation():
-    env = make("endgames")
-    first, _ = env.reset(1)
-    results = [env.step("pass\n") for _ in range(400)]
-    assert all(result[:4] == (first, -1.0, False, False) for result in results[:-1])
-    assert results[-1][:4] == (first, -1.0, False, True)
-
-
 def test_mate_in_the_last_turn_is_no_truncation():
     env = at("7k/8/6KQ/8/8/8/8/8 w - - 0 1", "endgames")
     env.turns = 399

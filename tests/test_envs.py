@@ -1137,24 +1137,6 @@ def test_step_all(env_id):
             type(together[0]).step_all(together, ["?\n"] * num_actions)
 
 
-@every_task
-def test_vector_repeats_what_was_played(env_id):
-    """The games of a player, each by its seed."""
-    env, seeds = make(env_id), range(30, 38 if MODULES[env_id] == "envs.chess" else 50)
-    expected = {seed: play(env, env.players()["data"], seed) for seed in seeds}
-    vector, waiting, turns = VectorEnv(env_id, 4), list(seeds), dict.fromkeys(seeds, 0)
-    while waiting or vector.games:
-        while waiting and vector.free:
-            seed = waiting.pop(0)
-            assert vector.reset(seed, seed) == expected[seed].texts[0]
-        for seed, step in vector.step({seed: expected[seed].texts[1::2][turns[seed]] for seed in vector.games}).items():
-            turns[seed] += 1
-            if "trajectory" in step[-1]:
-                assert step[-1]["trajectory"] == expected[seed] and step[-1]["num_invalid"] == 0
-                assert turns.pop(seed) == len(expected[seed].rewards)
-    assert not turns
-
-
 def test_means_over_games():
     """Against numpy, on games of random lengths, one of them alone too."""
     rng, env = np.random.default_rng(0), make("maze_fo")

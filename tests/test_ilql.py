@@ -4,7 +4,6 @@ import copy
 import json
 import random
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -302,23 +301,6 @@ def test_collate(script, markov):
     windows = {tuple(window.ids) for episode, _ in games for window in episode.windows}
     assert length == max(map(len, windows))
     assert sorted(batch.ids.tolist()) == sorted([*window, *[0] * (length - len(window))] for window in windows)
-
-
-def test_the_end_of_a_game_appears_once_an_epoch(monkeypatch):
-    """And never with a next value; all other transitions have one, the cut games' last ones too."""
-    rng = random.Random(0)
-    data = [random_episode(rng, True)[0] for _ in range(200)]
-    seen = Counter()
-    for indices in minibatches([1] * 200, 8, 25, (0,)):
-        episodes = [data[i] for i in indices]
-        batch = collate(episodes, "cpu")
-        over = [x[-1] is None for x in transitions_of(episodes, monkeypatch, gamma=0.5)]
-        assert over == batch.terminated.tolist() and sum(over) == sum(episode.terminated for episode in episodes)
-        seen.update(tokens=len(batch.acted), ends=sum(over), cut=len(batch.states) - len(batch.acted))
-    num_ends = sum(episode.terminated for episode in data)
-    assert seen == {"tokens": sum(len(window.chosen) for episode in data for window in episode.windows),
-                    "ends": num_ends, "cut": 200 - num_ends}
-    assert 50 < num_ends < 150
 
 
 # --- Minibatches ---

@@ -665,24 +665,6 @@ def test_complete():
     assert Trajectory(TEXTS[:2], [-1], False, False).complete() is None
 
 
-@pytest.mark.parametrize("env_id, max_length", [("maze_fo", 64), ("maze_po", 90), ("maze_po", 40)])
-def test_data_and_rollout_are_formatted_alike(env_id, max_length, monkeypatch):
-    """The texts of a rollout, read as offline data, give the rollout's own windows."""
-    monkeypatch.setattr("envs.maze.MAX_MOVES", 30)
-    args, text = setting(env_id, max_length)
-    moves = ["move left\n", "move right\n", "move up\n", "move down\n"]
-    model = random_model("llama", text, args)
-    episodes = play(model, env_id, text, args, next_logits=always(text, *moves))[0]
-    read = encode([episode.trajectory for episode in episodes], make(env_id), text, args)
-    for a, b in zip(read, episodes, strict=True):
-        assert windows_of(a) == windows_of(b)
-        assert (a.rewards, a.ends_turn, a.terminated) == (b.rewards, b.ends_turn, b.terminated)
-    assert max(len(episode.windows) for episode in episodes) > 1 or max_length == 90
-    for script in SCRIPTS:
-        for a, b in zip(*[script.collate(x, "cpu", *MORE.get(script, [])) for x in (read, episodes)], strict=True):
-            assert torch.equal(a, b)
-
-
 def test_texts_are_tokenised_on_their_own():
     """However they are told apart: no token straddles the border between two speakers."""
     tokenizer = word_tokenizer(["ab", "c\n", "abc\n"])
