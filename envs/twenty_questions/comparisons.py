@@ -1,0 +1,150 @@
+"""Comparisons: `bigger than a shoe box`, `over 2 kg`, `invented before 1900`, by the table of measures."""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+from envs.twenty_questions.language import Tokens, listed, read_number, singular, stems
+from envs.twenty_questions.tables import NOW, OBJECTS, Range, load_measures
+
+LENGTHS = ("size", "height", "length")
+OPPOSITE = {"more": "less", "less": "more", "like": "like", "within": "within"}
+
+
+class Reading(NamedTuple):
+    """What a question means: the objects for which its answer is yes, for which it is no (the others leave it open),
+    and the object that it guesses or -1."""
+
+    yes: int
+    no: int
+    guess: int = -1
+
+    @property
+    def understood(self) -> bool:
+        return bool(self.yes | self.no)
+
+    def opposite(self) -> "Reading":
+        return Reading(self.no, self.yes)
+
+
+class Found(NamedTuple):
+    """A comparison in a sentence, and the words that it takes."""
+
+    reading: Reading
+    start: int
+    end: int
+
+
+@cache
+def phrases() -> dict[Tokens, tuple[str, str]]:
+    """{stems: (quantity or "", direction)} of words that compare."""
+    found = {}
+    for kind, listed_phrases in load_measures().phrases.items():
+        direction, _, quantity = kind.partition(" ")
+        if direction in OPPOSITE:
+            found |= {stems(phrase.split()): (quantity, direction) for phrase in listed_phrases}
+    return found
+
+
+@cache
+def units() -> dict[str, tuple[str, float]]:
+    """{unit: (quantity, factor)}."""
+    found = {}
+    for kind, lines in load_measures().phrases.items():
+        direction, _, quantity = kind.partition(" ")
+        for line in lines if direction == "unit" else ():
+            *names, factor = line.split(" ")
+            found |= {singular(name): (quantity, float(factor)) for name in names}
+    return found
+
+
+@cache
+def dimensions() -> dict[str, str]:
+    """{`tall`: height, …}, the words after a length."""
+    lines = load_measures().phrases.items()
+    return {word: kind.split()[1] for kind, words in lines if kind.startswith("dimension") for word in words}
+
+
+def find_comparison(words: list[str]) -> Found | None:
+    """The first comparison whose two sides are both known."""
+    stemmed = stems(words)
+    for start in range(len(words)):
+        for length in range(min(6, len(words) - start), 0, -1):
+            if compared := phrases().get(stemmed[start : start + length]):
+                end = start + length
+                if reading_end := read_target(words[end:], *compared):
+                    reading, used = reading_end
+                    return Found(reading, start, end + used)
+    return None
+
+
+def read_target(words: list[str], quantity: str, direction: str) -> tuple[Reading, int] | None:
+    """What the words compare with: a measure or a thing; and how many they are."""
+    place = 0
+    while words[place : place + 1] and words[place] in listed("determiner"):
+        place += 1
+    measure = read_measure(words[place:], quantity.replace("time", "year"), direction)
+    if measure:
+        quantity, direction, limits, used = measure
+        return compare(quantity, direction, limits), place + used
+    place += words[place : place + 1] in (["a"], ["an"])
+    for length in (5, 4, 3, 2, 1):
+        name = " ".join(words[place : place + length])
+        number = int(name[1:]) if re.fullmatch(r"#\d+", name) else -1
+        name = OBJECTS[number].names[0].lower() if number >= 0 else name
+        values = load_measures().values
+        limits = values.get(name) or values.get(" ".join(map(singular, name.split())), {})
+        if quantity == "time" and set(limits) == {"year"}:
+            quantity = "year"
+        if quantity in limits and limits[quantity]:
+            return compare(quantity, direction, limits[quantity], number), place + length
+    return None
+
+
+def read_measure(words: list[str], quantity: str, direction: str) -> tuple[str, str, Range, int] | None:
+    """(quantity, direction, limits, number of words): `100 years ago`, `the 19th century`, `2 kilos`, `1900`."""
+    value, used = read_number(words)
+    if not used:
+        return None
+    rest = [*words[used:], "", "", ""]
+    century = rest[0] if rest[0] == "century" else rest[1] * (rest[0] in ("st", "nd", "rd", "th"))
+    if century == "century" and value > 1:
+        return "year", direction, (value * 100 - 99, value * 100), used + 1 + (rest[0] != "century")
+    if quantity in ("year", "") and 1000 <= value <= NOW and singular(rest[0]) not in units():
+        return "year", direction, (value, value), used
+    if singular(rest[0]) not in units():
+        return None
+    unit, factor = units()[singular(rest[0])]
+    after = next((n for n in (1, 2) if " ".join(rest[1 : 1 + n]) in dimensions()), 0)
+    dimension = dimensions().get(" ".join(rest[1 : 1 + after]), "")
+    if unit == "life" and (dimension == "year" or quantity in ("year", "")):  # more years ago is an earlier year
+        year = NOW - value * factor
+        flips = not quantity  # `more than 100 years ago`, not `in the last 100 years`
+        return "year", OPPOSITE[direction] if flips else direction, (year, year), used + 1 + after
+    known = quantity or dimension or unit
+    if unit != known and not (unit == "size" and known in LENGTHS):
+        return None
+    known = dimension or known
+    return known, direction, (value * factor, value * factor), used + 1 + after
+
+
+def compare(quantity: str, direction: str, limits: Range, number: int = -1) -> Reading:
+    """For which objects the quantity is surely more than the limits, less, about the same or between them, and for
+    which it surely is not; nothing is bigger than itself."""
+    low, high = limits
+    if direction == "like" and quantity != "year":
+        low, high = low / 1.4, high * 1.4
+    yes = no = 0
+    for index, thing in enumerate(OBJECTS):
+        known = load_measures().values["default"] | load_measures().values[thing.names[0].lower()]
+        value = known.get(quantity, "unknown")
+        if value == "unknown":
+            continue
+        least, most = value or (0, 0)
+        more, less = least > high, most < low
+        fits = {"more": more, "less": less}.get(direction, low <= (least + most) / 2 <= high)
+        fails = {"more": most <= high, "less": least >= low}.get(direction, more or less)
+        fails = fails or index == number and direction in ("more", "less")
+        yes |= (fits and not fails and value is not None) << index
+        no |= (fails or value is None) << index
+    return Reading(yes, no)
