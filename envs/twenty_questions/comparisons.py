@@ -47,14 +47,15 @@ def phrases() -> dict[Tokens, tuple[str, str]]:
 
 
 @cache
-def units() -> dict[str, tuple[str, float]]:
-    """{unit: (quantity, factor)}."""
-    found = {}
+def units() -> dict[str, dict[str, float]]:
+    """{unit: {quantity: factor}}; a pound is a weight and a price."""
+    found: dict[str, dict[str, float]] = {}
     for kind, lines in load_measures().phrases.items():
         direction, _, quantity = kind.partition(" ")
         for line in lines if direction == "unit" else ():
             *names, factor = line.split(" ")
-            found |= {singular(name): (quantity, float(factor)) for name in names}
+            for name in names:
+                found.setdefault(singular(name), {})[quantity] = float(factor)
     return found
 
 
@@ -114,7 +115,9 @@ def read_measure(words: list[str], quantity: str, direction: str) -> tuple[str, 
         return "year", direction, (value, value), used
     if singular(rest[0]) not in units():
         return None
-    unit, factor = units()[singular(rest[0])]
+    quantities = units()[singular(rest[0])]
+    unit = quantity if quantity in quantities else next(iter(quantities))
+    factor = quantities[unit]
     after = next((n for n in (1, 2) if " ".join(rest[1 : 1 + n]) in dimensions()), 0)
     dimension = dimensions().get(" ".join(rest[1 : 1 + after]), "")
     if unit == "life" and (dimension == "year" or quantity in ("year", "")):  # more years ago is an earlier year
