@@ -76,30 +76,35 @@ def find_comparison(words: list[str]) -> Found | None:
                 if reading_end := read_target(words[end:], *compared):
                     reading, used = reading_end
                     return Found(reading, start, end + used)
+        if "ago" in words and (measure := read_measure(words[start:], "", "like")) and measure[0] == "year":
+            return Found(compare(*measure[:3]), start, start + measure[3])  # `Did it exist 200 years ago?`
     return None
 
 
 def read_target(words: list[str], quantity: str, direction: str) -> tuple[Reading, int] | None:
     """What the words compare with: a measure or a thing; and how many they are."""
-    place = 0
-    while words[place : place + 1] and words[place] in listed("determiner"):
-        place += 1
-    measure = read_measure(words[place:], quantity.replace("time", "year"), direction)
-    if measure:
-        quantity, direction, limits, used = measure
-        return compare(quantity, direction, limits), place + used
-    place += words[place : place + 1] in (["a"], ["an"])
-    for length in (5, 4, 3, 2, 1):
-        name = " ".join(words[place : place + length])
-        number = int(name[1:]) if re.fullmatch(r"#\d+", name) else -1
-        name = OBJECTS[number].names[0].lower() if number >= 0 else name
-        values = load_measures().values
-        limits = values.get(name) or values.get(" ".join(map(singular, name.split())), {})
-        if quantity == "time" and set(limits) == {"year"}:
-            quantity = "year"
-        if quantity in limits and limits[quantity]:
-            return compare(quantity, direction, limits[quantity], number), place + length
+    for place, word in enumerate(words):
+        if measure := read_measure(words[place:], quantity.replace("time", "year"), direction):
+            known, direction, limits, used = measure
+            return compare(known, direction, limits), place + used
+        for length in range(min(5, len(words) - place), 0, -1):
+            name = " ".join(words[place : place + length])
+            number = int(name[1:]) if re.fullmatch(r"#\d+", name) else -1
+            known, limits = limits_of(name if number < 0 else OBJECTS[number].names[0].lower(), quantity)
+            if limits:
+                return compare(known, direction, limits, number), place + length
+        if word not in listed("determiner"):
+            break
     return None
+
+
+def limits_of(name: str, quantity: str) -> tuple[str, Range | None]:
+    """The thing's value of the quantity; what has a year only is a time."""
+    values = load_measures().values
+    known = values.get(name) or values.get(" ".join(map(singular, name.split())), {})
+    if quantity == "time" and set(known) == {"year"}:
+        quantity = "year"
+    return quantity, known.get(quantity)
 
 
 def read_measure(words: list[str], quantity: str, direction: str) -> tuple[str, str, Range, int] | None:
@@ -122,8 +127,9 @@ def read_measure(words: list[str], quantity: str, direction: str) -> tuple[str, 
     dimension = dimensions().get(" ".join(rest[1 : 1 + after]), "")
     if unit == "life" and (dimension == "year" or quantity in ("year", "")):  # more years ago is an earlier year
         year = NOW - value * factor
-        flips = not quantity  # `more than 100 years ago`, not `in the last 100 years`
-        return "year", OPPOSITE[direction] if flips else direction, (year, year), used + 1 + after
+        if not quantity:  # `more than 100 years ago`, not `in the last 100 years`; `around 100 years ago` it was there
+            direction = OPPOSITE[direction].replace("like", "less")
+        return "year", direction, (year, year), used + 1 + after
     known = quantity or dimension or unit
     if unit != known and not (unit == "size" and known in LENGTHS):
         return None

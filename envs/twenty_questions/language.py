@@ -4,7 +4,7 @@ import re
 import unicodedata
 from functools import cache
 
-from envs.twenty_questions.tables import load_words, pairs, split
+from envs.twenty_questions.tables import load_words, pairs
 
 Tokens = tuple[str, ...]
 
@@ -51,10 +51,12 @@ def stems(words: list[str]) -> Tokens:
 # The commas of `a fruit, a vegetable or an animal`: a few words after each, then a comma or an `or`.
 ITEM = r"(?! (?:is|are|does|do|can|could|would|it|yes|no|right|true|correct|not|but|and|or)\b)(?: [a-z0-9'-]+){1,4}?"
 LISTED = rf",(?={ITEM}(?:,{ITEM})*,? or )"
+COMPARATIVES = "more|less|fewer|(?:big+|small|larg|heav|hev|light|tall|long|short|fast|slow|old|new|cheap|wid)i?er"
 MORE = r"(?=more |less |fewer |\w+er than)"  # `a lot more`, `much bigger than`
-REWRITTEN = ((LISTED, " or"), (r"(er|more|less|fewer) then\b", r"\1 than"),
+REWRITTEN = ((LISTED, " or"), (rf"\b({COMPARATIVES}) then\b", r"\1 than"),
              (rf"\b(?:a (?:lot|bit|little)|much|far|way|slightly|significantly|considerably) {MORE}", ""),
              (r"(?<=\d),(?=\d{3})", ""), (r"[$£€] ?(\d[\d.]*\d|\d)", r"\1 dollars"),
+             (r"(?<=\w\w\w)[ ,]+(?:rather than|as opposed to|instead of)\b.*", ""),
              (r"(\d)-?(?!st\b|nd\b|rd\b|th\b|s\b)([a-z])", r"\1 \2"))
 ENDINGS = {"s": "is", "re": "are", "m": "am", "ll": "will", "d": "would", "ve": "have"}
 
@@ -106,24 +108,25 @@ class Phrases:
 def read_number(words: list[str]) -> tuple[float, int]:
     """A number in figures or words, and how many words it takes: none if it is no number."""
     units, powers = pairs("number"), pairs("power")
-    value, used = 0.0, 0
+    value, used = 0.0, 0  # `a` alone is one, `a hundred` a hundred
     for word in words:
         if re.fullmatch(r"\d+(\.\d+)?", word):
             value += float(word)
         elif word in powers:
             value = (value or 1) * float(powers[word])
-        elif word in units and not (word in ("a", "an") and used):
+        elif word in units:
             value += float(units[word])
-        elif not (used and word in ("a", "an", "of")):  # half a pound, a couple of pounds
+        elif word not in ("a", "an") and not (used and word == "of"):  # half a pound, a couple of pounds
             break
         used += 1
-    return value, used
+    return value or 1.0, used
+
+
+# Also `It is not food, is it furniture?` and `a bangle, I mean a bracelet`, but not `…, is it?`.
+SENTENCES = re.compile(r"[!?;:\n]+|\.(?!\d)|\bi mean\b(?= \w)|, (?=(?:so |then )?(?:is|are|does|do|can|could|would|was) "
+                       r"(?:it|they|the|this|that|you|people)\b[ \w'-]*\w{3})", re.IGNORECASE)
 
 
 def split_sentences(text: str) -> list[list[str]]:
     """The words of each sentence."""
-    return [normalise(sentence) for sentence in re.split(r"[!?;:\n]+|\.(?!\d)", text)]
-
-
-__all__ = ["Phrases", "Tokens", "listed", "normalise", "read_number", "singular", "split", "split_sentences", "stem",
-           "stems"]
+    return [normalise(sentence) for sentence in SENTENCES.split(text)]

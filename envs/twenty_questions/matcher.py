@@ -10,6 +10,7 @@ The tables are text files that a person can read and correct; this module holds 
 
 import re
 from functools import cache, lru_cache
+from operator import itemgetter
 
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
@@ -59,18 +60,25 @@ def frames() -> list[re.Pattern]:
     for frame in load_words()["frame"]:
         while (longer := re.sub("[A-Z_]{2,}", lambda part: f"(?:{parts[part[0]]})", frame)) != frame:
             frame = longer
-        patterns.append(re.compile(frame.replace("@", r"(?P<article>a )?#(?P<number>\d+)")))
+        frame = frame.replace("@", r"(?P<article>a )?#(?P<number>\d+)").replace("%", r"(?P<article>)#(?P<number>\d+)")
+        patterns.append(re.compile(frame))
     return patterns
+
+
+def spellings(name: str) -> set[str]:
+    """`tennis racket` and `tennisracket`, in the singular."""
+    nouns = [singular(word) for word in normalise(name)]
+    return {" ".join(nouns), "".join(nouns)}
 
 
 class Matcher:
     """Reads questions, by the tables of objects, properties, measures and words."""
 
     def __init__(self) -> None:
-        self.objects = {"".join(map(singular, normalise(name))): number for number, thing in enumerate(OBJECTS)
-                        for name in thing.names + thing.other_names}
-        things = {"".join(map(singular, normalise(name))) for name in load_measures().things} - set(self.objects)
-        self.names = self.objects | {name: len(OBJECTS) + number for number, name in enumerate(sorted(things))}
+        self.objects = {spelled: number for number, thing in enumerate(OBJECTS)
+                        for name in thing.names + thing.other_names for spelled in spellings(name)}
+        things = enumerate(sorted(load_measures().things), len(OBJECTS))
+        self.names = {spelled: number for number, name in things for spelled in spellings(name)} | self.objects
         self.materials = {number for number, thing in enumerate(OBJECTS) if thing.names[0] in MATERIALS}
         self.frames = frames()
         before, after, quantity = listed("before"), listed("after"), listed("quantity")
@@ -84,23 +92,27 @@ class Matcher:
         self.drop = Phrases({stems(phrase.split()): () for phrase in listed("drop")})
         self.asked: dict[Tokens, Reading] = {}  # the players' own questions, stripped as well
         self.patterns: dict[frozenset[str], Reading] = {}  # by the words that matter, of all phrases
-        for thing in load_properties():
-            self.add(thing)
+        self.note_wordings()
         self.rank = {pattern: number for number, pattern in enumerate(self.patterns)}
         self.starting: dict[str, list[frozenset[str]]] = {}  # patterns by one of their words
         for pattern in self.patterns:
             self.starting.setdefault(min(pattern), []).append(pattern)
         self.vocabulary, self.known = self.collect_words()
 
-    def add(self, thing: Property) -> None:
-        """Note the wordings of a property."""
-        reading = Reading(thing.mask, EVERYTHING & ~thing.mask & ~thing.maybe)
-        for words in map(normalise, thing.questions):
-            self.asked |= {tuple(words): reading, tuple(self.strip(words)): reading}
-        for phrase in (*thing.questions, *thing.also):
-            pattern = frozenset(self.content(self.negate(self.named(normalise(phrase)))))
-            if pattern and "not" not in pattern:
-                self.patterns.setdefault(pattern, reading)
+    def note_wordings(self) -> None:
+        """All wordings of the properties. Of two that are the same without what does not count, the shorter one holds:
+        `cold` is what feels cold, not what is worn `when it is cold`."""
+        found = []
+        for thing in load_properties():
+            reading = Reading(thing.mask, EVERYTHING & ~thing.mask & ~thing.maybe)
+            for words in map(normalise, thing.questions):
+                self.asked |= {tuple(words): reading, tuple(self.strip(words)): reading}
+            for phrase in map(normalise, (*thing.questions, *thing.also)):
+                pattern = frozenset(self.content(self.negate(self.named(phrase))))
+                if pattern and "not" not in pattern and (len(phrase) == 1 or not pattern <= self.light):
+                    found.append((len(phrase) - len(pattern), len(found), pattern, reading))
+        for _, _, pattern, reading in sorted(found, key=itemgetter(0, 1)):
+            self.patterns.setdefault(pattern, reading)
 
     def collect_words(self) -> tuple[dict[str, list[str]], set[str]]:
         """The words that a misspelled one may be, by their first letter; and the words that are not misspelled."""
@@ -112,15 +124,19 @@ class Matcher:
         by_letter: dict[str, list[str]] = {}
         for word in sorted(words):
             by_letter.setdefault(word[0], []).append(word)
-        return by_letter, words | {word for line in lines_of(KNOWN_FILE) for word in split(line, " ")}
+        known = words | {word for line in lines_of(KNOWN_FILE) for word in split(line, " ")}
+        return by_letter, known | set(map(stem, known))
 
     def correct(self, word: str) -> str:
         """The word that a misspelled one is; it keeps its first letter."""
         if len(word) < MIN_MISSPELLED or not word.isalpha() or {word, singular(word), stem(word)} & self.known:
             return word
         distance = 1 if len(word) < 9 else 2
-        found = process.extractOne(word, self.vocabulary.get(word[0], ()), scorer=OSA.distance, score_cutoff=distance)
-        return found[0] if found else word
+        choices = self.vocabulary.get(word[0], ())
+        found = process.extract(word, choices, scorer=OSA.distance, score_cutoff=distance, limit=None)
+        # Of those that are as near, an object's name, then one of the same length.
+        nearest = [(far, choice not in self.objects, abs(len(choice) - len(word)), choice) for choice, far, _ in found]
+        return min(nearest)[-1] if nearest else word
 
     def named(self, words: list[str], names: dict[str, int] | None = None) -> list[str]:
         """With `#12` for each name of object 12, also one that is written in two words or in one."""
@@ -128,7 +144,10 @@ class Matcher:
         found, place, nouns = [], 0, [singular(word) for word in words]
         while place < len(words):
             for length in (4, 3, 2, 1):
-                number = names.get("".join(nouns[place : place + length]))
+                noun = nouns[place : place + length]
+                number = names.get(" ".join(noun))
+                if number is None and min(map(len, noun)) > 2:
+                    number = names.get("".join(noun))
                 if number is not None and place + length <= len(words):
                     break
             found.append(words[place] if number is None else f"#{number}")

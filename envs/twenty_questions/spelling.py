@@ -4,7 +4,7 @@ import re
 
 from envs.twenty_questions.comparisons import Reading
 from envs.twenty_questions.language import read_number
-from envs.twenty_questions.tables import OBJECTS
+from envs.twenty_questions.tables import OBJECTS, pairs
 
 NAMES = [thing.names[0].lower() for thing in OBJECTS]
 LETTERS = {"vowel": "aeiou", "consonant": "bcdfghjklmnpqrstvwxyz"}
@@ -15,7 +15,8 @@ PLACES = {"first": rf".*\b(?:start|begin)\w* (?:off )?(?:with|in|by) {LETTER}|.*
           "any": rf".*letter {LETTER}|.*\b(?:contain|include|have|has|got)\w* (?:any )?{LETTER}"}
 ABOUT = r"\b(?:letters?|words?|spell\w*|spelt|name|syllables?|alphabet\w*)\b"
 TWICE = r"\b(?:double|repeat\w*|same) (?:\w+ )?letters?\b|\bletters? (?:twice|doubled|repeat)"
-COUNTED = r" (\w+ than|over|under|at least|at most|exactly)?((?: \w+){1,2}?) (letter|word|syllable)s?\b"
+NUMBER = "|".join([*pairs("number"), "an?", r"\d+"])
+COUNTED = rf"(?: (\w+ than|over|under|at least|at most|exactly))?((?: (?:{NUMBER}))+)(?: or \w+)? (letter|word|syllable)s?\b"
 
 
 def syllables(word: str) -> int:

@@ -119,15 +119,15 @@ def load_measures() -> Measures:
         elif section == "@phrases":
             measures.phrases.setdefault(kind, []).extend(split(text))
         else:
-            pieces = [piece.split(" ") for piece in split(text, ",")]
+            pieces = [piece.split(" ") for piece in split(text, ",")]  # none of a thing that is a name only
             values = {quantity: read_range(quantity, value) for quantity, value in pieces}
             for quantity in ("height", "length"):
                 if "size" in values:
                     values.setdefault(quantity, values["size"])
             names = split(kind.rstrip(":"))
-            measures.values.update(dict.fromkeys(names, values))
             if section == "@things":
                 measures.things.update(names)
+            measures.values.update({name: values for name in names if values})
     return measures
 
 
