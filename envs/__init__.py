@@ -119,6 +119,7 @@ class Env(ABC):
 
     def close(self) -> None:
         """End what the game has started; it is not played after this."""
+        return None
 
     @classmethod
     def step_all(cls, envs: list["Env"], actions: list[str]) -> list[Step]:

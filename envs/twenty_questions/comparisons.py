@@ -8,7 +8,7 @@ from envs.twenty_questions.language import Tokens, listed, read_number, singular
 from envs.twenty_questions.tables import NOW, OBJECTS, Range, load_measures
 
 LENGTHS = ("size", "height", "length")
-OPPOSITE = {"more": "less", "less": "more", "like": "like", "within": "within"}
+OPPOSITE = {"more": "less", "less": "more", "like": "like", "within": "within", "least": "least"}
 
 
 class Reading(NamedTuple):
@@ -78,6 +78,10 @@ def find_comparison(words: list[str]) -> Found | None:
                     return Found(reading, start, end + used)
         if "ago" in words and (measure := read_measure(words[start:], "", "like")) and measure[0] == "year":
             return Found(compare(*measure[:3]), start, start + measure[3])  # `Did it exist 200 years ago?`
+        for length in (3, 2, 1):
+            quantity, limits = limits_of(" ".join(words[start : start + length]), "time")
+            if limits:  # `Did the Romans use it?`
+                return Found(compare(quantity, "less", limits), start, start + length)
     return None
 
 
@@ -141,8 +145,10 @@ def compare(quantity: str, direction: str, limits: Range, number: int = -1) -> R
     """For which objects the quantity is surely more than the limits, less, about the same or between them, and for
     which it surely is not; nothing is bigger than itself."""
     low, high = limits
-    if direction == "like" and quantity != "year":
+    if direction in ("like", "least") and quantity != "year":
         low, high = low / 1.4, high * 1.4
+    if direction == "least":
+        direction, high = "more", low
     yes = no = 0
     for index, thing in enumerate(OBJECTS):
         known = load_measures().values["default"] | load_measures().values[thing.names[0].lower()]

@@ -57,7 +57,7 @@ REWRITTEN = ((LISTED, " or"), (rf"\b({COMPARATIVES}) then\b", r"\1 than"),
              (rf"\b(?:a (?:lot|bit|little)|much|far|way|slightly|significantly|considerably) {MORE}", ""),
              (r"(?<=\d),(?=\d{3})", ""), (r"[$£€] ?(\d[\d.]*\d|\d)", r"\1 dollars"),
              (r"(?<=\w\w\w)[ ,]+(?:rather than|as opposed to|instead of)\b.*", ""),
-             (r"(\d)-?(?!st\b|nd\b|rd\b|th\b|s\b)([a-z])", r"\1 \2"))
+             (r"\b(\d{4})'?s\b", r"\1"), (r"(\d)-?([a-z])", r"\1 \2"))
 ENDINGS = {"s": "is", "re": "are", "m": "am", "ll": "will", "d": "would", "ve": "have"}
 
 
@@ -123,8 +123,8 @@ def read_number(words: list[str]) -> tuple[float, int]:
 
 
 # Also `It is not food, is it furniture?` and `a bangle, I mean a bracelet`, but not `…, is it?`.
-SENTENCES = re.compile(r"[!?;:\n]+|\.(?!\d)|\bi mean\b(?= \w)|, (?=(?:so |then )?(?:is|are|does|do|can|could|would|was) "
-                       r"(?:it|they|the|this|that|you|people)\b[ \w'-]*\w{3})", re.IGNORECASE)
+ASKS = r"(?:so |then )?(?:is|are|does|do|can|could|would|was) (?:it|they|the|this|that|you|people)\b[ \w'-]*\w{3}"
+SENTENCES = re.compile(rf"[!?;:\n]+|\.(?!\d)|\bi mean\b(?= \w)|, (?={ASKS})", re.IGNORECASE)
 
 
 def split_sentences(text: str) -> list[list[str]]:

@@ -22,7 +22,6 @@ from envs.twenty_questions.tables import (
     EVERYTHING,
     KNOWN_FILE,
     OBJECTS,
-    Property,
     lines_of,
     load_measures,
     load_properties,
@@ -79,6 +78,9 @@ class Matcher:
                         for name in thing.names + thing.other_names for spelled in spellings(name)}
         things = enumerate(sorted(load_measures().things), len(OBJECTS))
         self.names = {spelled: number for number, name in things for spelled in spellings(name)} | self.objects
+        self.longest: dict[str, int] = {}  # the number of words of the longest name that begins with this one
+        for first, *others in map(str.split, self.names):
+            self.longest[first] = max(self.longest.get(first, 1), 1 + len(others))
         self.materials = {number for number, thing in enumerate(OBJECTS) if thing.names[0] in MATERIALS}
         self.frames = frames()
         before, after, quantity = listed("before"), listed("after"), listed("quantity")
@@ -139,20 +141,23 @@ class Matcher:
         return min(nearest)[-1] if nearest else word
 
     def named(self, words: list[str], names: dict[str, int] | None = None) -> list[str]:
-        """With `#12` for each name of object 12, also one that is written in two words or in one."""
+        """With `#12` for each name of object 12, also one of two words that is written in one, or of one in two."""
         names = self.objects if names is None else names
         found, place, nouns = [], 0, [singular(word) for word in words]
         while place < len(words):
-            for length in (4, 3, 2, 1):
-                noun = nouns[place : place + length]
-                number = names.get(" ".join(noun))
-                if number is None and min(map(len, noun)) > 2:
-                    number = names.get("".join(noun))
-                if number is not None and place + length <= len(words):
-                    break
+            number, used = self.name_at(nouns[place : place + 6], names)
             found.append(words[place] if number is None else f"#{number}")
-            place += length
+            place += used
         return found
+
+    def name_at(self, nouns: list[str], names: dict[str, int]) -> tuple[int | None, int]:
+        """The number of the longest name that these words begin with, and how many of them it takes."""
+        for length in range(min(self.longest.get(nouns[0], 0), len(nouns)), 1, -1):
+            if (number := names.get(" ".join(nouns[:length]))) is not None:
+                return number, length
+        if len(nouns) > 1 and min(len(nouns[0]), len(nouns[1])) > 2 and (number := names.get(nouns[0] + nouns[1])):
+            return number, 2
+        return names.get(nouns[0]), 1
 
     def content(self, words: list[str]) -> list[str]:
         """The words that matter, as stems, synonyms replaced."""
@@ -218,7 +223,7 @@ class Matcher:
             readings.append(self.patterns[pattern])
             left -= pattern
         reading = all_of(readings)
-        excluded = len(readings) > 1 and reading.no == EVERYTHING
+        excluded = len(readings) > 1 and not reading.yes
         if "than" in left or excluded:  # a comparison with something unknown, or a mistake
             return NOT_UNDERSTOOD, 0, len(words)
         return reading, len(words) - len(left), len(left - self.light)

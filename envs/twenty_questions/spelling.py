@@ -16,7 +16,8 @@ PLACES = {"first": rf".*\b(?:start|begin)\w* (?:off )?(?:with|in|by) {LETTER}|.*
 ABOUT = r"\b(?:letters?|words?|spell\w*|spelt|name|syllables?|alphabet\w*)\b"
 TWICE = r"\b(?:double|repeat\w*|same) (?:\w+ )?letters?\b|\bletters? (?:twice|doubled|repeat)"
 NUMBER = "|".join([*pairs("number"), "an?", r"\d+"])
-COUNTED = rf"(?: (\w+ than|over|under|at least|at most|exactly))?((?: (?:{NUMBER}))+)(?: or \w+)? (letter|word|syllable)s?\b"
+COUNTED = (rf"(?: (\w+ than|over|under|at least|at most|exactly))?((?: (?:{NUMBER}))+)(?: or \w+)? "
+           r"(letter|word|syllable)s?\b")
 
 
 def syllables(word: str) -> int:
