@@ -9,7 +9,7 @@ never wins).
 The oracle needs no model: tables of properties and measures (properties.txt, measures.txt) and a matcher, which reads a
 question as a property, a category, a comparison, a guess or a combination (`a fruit or a vegetable`, `an animal that is
 not a pet`). What it cannot read is answered `I am not sure.` and is not valid; so is what would be a matter of taste
-(`Is it bigger than a cat?` of a rabbit), and a question without its newline or with a `…` at its end: it was cut off,
+(`Is it bigger than a lion?` of a tiger), and a question without its newline or with a `…` at its end: it was cut off,
 and what is missing may have denied it. The original's oracle says only yes and no. Only the first line of an action
 counts. `Is it not alive?` and `It isn't alive?` ask for the opposite; `Isn't it alive?` and tags (`…, isn't it?`) ask,
 as in English use, whether it is.

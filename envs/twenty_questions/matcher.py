@@ -78,8 +78,10 @@ class Matcher:
                         for name in thing.names + thing.other_names for spelled in spellings(name)}
         things = enumerate(sorted(load_measures().things), len(OBJECTS))
         self.names = {spelled: number for number, name in things for spelled in spellings(name)} | self.objects
+        # `A shoe box` is no shoe.
+        self.objects = {name: -1 for name in load_measures().values if " " in name} | self.objects
         self.longest: dict[str, int] = {}  # the number of words of the longest name that begins with this one
-        for first, *others in map(str.split, self.names):
+        for first, *others in map(str.split, self.names | self.objects):
             self.longest[first] = max(self.longest.get(first, 1), 1 + len(others))
         self.materials = {number for number, thing in enumerate(OBJECTS) if thing.names[0] in MATERIALS}
         self.frames = frames()
@@ -102,8 +104,8 @@ class Matcher:
         self.vocabulary, self.known = self.collect_words()
 
     def note_wordings(self) -> None:
-        """All wordings of the properties. Of two that are the same without what does not count, the shorter one holds:
-        `cold` is what feels cold, not what is worn `when it is cold`."""
+        """All wordings of the properties. Of two that are the same without what does not count, the one that loses the
+        fewest words by it holds: `cold` is what feels cold, not what is worn `when it is cold`."""
         found = []
         for thing in load_properties():
             reading = Reading(thing.mask, EVERYTHING & ~thing.mask & ~thing.maybe)
@@ -112,7 +114,8 @@ class Matcher:
             for phrase in map(normalise, (*thing.questions, *thing.also)):
                 pattern = frozenset(self.content(self.negate(self.named(phrase))))
                 if pattern and "not" not in pattern and (len(phrase) == 1 or not pattern <= self.light):
-                    found.append((len(phrase) - len(pattern), len(found), pattern, reading))
+                    lost = len([word for word in phrase if word not in listed("frame word")]) - len(pattern)
+                    found.append((lost, len(found), pattern, reading))
         for _, _, pattern, reading in sorted(found, key=itemgetter(0, 1)):
             self.patterns.setdefault(pattern, reading)
 
@@ -146,7 +149,7 @@ class Matcher:
         found, place, nouns = [], 0, [singular(word) for word in words]
         while place < len(words):
             number, used = self.name_at(nouns[place : place + 6], names)
-            found.append(words[place] if number is None else f"#{number}")
+            found += words[place : place + used] if number in (None, -1) else [f"#{number}"]
             place += used
         return found
 
@@ -188,9 +191,11 @@ class Matcher:
         if not match or not match["article"] and len(asked) > 1 and int(match["number"]) in self.materials and not (
                 listed("names the word") & set(asked)):
             return None
+        if match.groupdict().get("rest"):  # `ketchup made from tomato`
+            return Reading(0, EVERYTHING) if int(match["number"]) >= len(OBJECTS) else None
         positive, negative = (sum({1 << number for number in some if number < len(OBJECTS)}) for some in numbers)
-        if (kind := match.groupdict().get("kind")) and not negated:
-            plain = not set(kind.split()) & (listed("drop") | listed("light") | {"or", "not"})
+        if kind := match.groupdict().get("kind"):
+            plain = not negated and not set(kind.split()) & (listed("drop") | listed("light") | {"or", "than"})
             return Reading(0, EVERYTHING & ~(1 << int(match["number"]))) if plain else None
         yes = (positive if numbers[0] else EVERYTHING) & ~negative
         return Reading(yes, EVERYTHING & ~yes, numbers[0][0] if positive and not negative else -1)

@@ -12,7 +12,8 @@ LETTER = r"(?:(?:a |an |the )?(?:capital )?letter |an? |the )?(vowel|consonant|[
 # Which part of the name a question is about: `Does it start with a B?`
 PLACES = {"first": rf".*\b(?:start|begin)\w* (?:off )?(?:with|in|by) {LETTER}|.*first letter (?:\w+ )*?{LETTER}",
           "last": rf".*\bend\w* (?:with|in|on|by) {LETTER}|.*last letter (?:\w+ )*?{LETTER}",
-          "any": rf".*letter {LETTER}|.*\b(?:contain|include|have|has|got)\w* (?:any )?{LETTER}"}
+          "any": rf".*letter {LETTER}|(?:is|are) there (?:any )?{LETTER}"
+                 rf"|.*\b(?:contain|include|have|has|got)\w* (?:any )?{LETTER}"}
 ABOUT = r"\b(?:letters?|words?|spell\w*|spelt|name|syllables?|alphabet\w*)\b"
 TWICE = r"\b(?:double|repeat\w*|same) (?:\w+ )?letters?\b|\bletters? (?:twice|doubled|repeat)"
 NUMBER = "|".join([*pairs("number"), "an?", r"\d+"])
