@@ -124,7 +124,7 @@ def read_number(words: list[str]) -> tuple[float, int]:
 
 # Also `It is not food, is it furniture?` and `a bangle, I mean a bracelet`, but not `…, is it?`.
 ASKS = r"(?:so |then )?(?:is|are|does|do|can|could|would|was) (?:it|they|the|this|that|you|people)\b[ \w'-]*\w{3}"
-SENTENCES = re.compile(rf"[!?;:\n]+|\.(?!\d)|\bi mean\b(?= \w)|, (?={ASKS})", re.IGNORECASE)
+SENTENCES = re.compile(rf"[!?;:\n]+| [-–—]+ |\.(?!\d)|\bi mean\b(?= \w)|, (?={ASKS})", re.IGNORECASE)
 
 
 def split_sentences(text: str) -> list[list[str]]:

@@ -278,7 +278,10 @@ class Matcher:
             return reading
         stripped = ["or" if word == "nor" else word for word in self.negate(stripped)]
         words = self.named(stripped)
-        if (reading := self.read_guess(self.named(stripped, self.names))) or not words or words[0] in OPEN:
+        reading = self.read_guess(self.named(stripped, self.names))
+        if reading and not reading.yes and reading.no != EVERYTHING:  # a wild cat is no kind of our cat, but a lion
+            reading = self.patterns.get(frozenset(self.content(words)), reading)
+        if reading or not words or words[0] in OPEN:
             return reading
         return self.read_alternatives(words)
 
