@@ -76,8 +76,11 @@ def find_comparison(words: list[str]) -> Found | None:
                 if reading_end := read_target(words[end:], *compared):
                     reading, used = reading_end
                     return Found(reading, start, end + used)
-        if "ago" in words and (measure := read_measure(words[start:], "", "like")) and measure[0] == "year":
-            return Found(compare(*measure[:3]), start, start + measure[3])  # `Did it exist 200 years ago?`
+        # `Did it exist 200 years ago?`, `Is it a 20th century invention?`
+        direction = "like" if "ago" in words else "within"
+        measure = {"ago", "century"} & set(words) and read_measure(words[start:], "", direction)
+        if measure and measure[0] == "year":
+            return Found(compare(*measure[:3]), start, start + measure[3])
         for length in (3, 2, 1):
             quantity, limits = limits_of(" ".join(words[start : start + length]), "time")
             if limits:  # `Did the Romans use it?`
@@ -120,7 +123,7 @@ def read_measure(words: list[str], quantity: str, direction: str) -> tuple[str, 
     century = rest[0] if rest[0] == "century" else rest[1] * (rest[0] in ("st", "nd", "rd", "th"))
     if century == "century" and value > 1:
         return "year", direction, (value * 100 - 99, value * 100), used + 1 + (rest[0] != "century")
-    if quantity in ("year", "") and 1000 <= value <= NOW and singular(rest[0]) not in units():
+    if quantity == "year" and 1000 <= value <= NOW and singular(rest[0]) not in units():
         return "year", direction, (value, value), used
     if singular(rest[0]) not in units():
         return None
@@ -129,7 +132,8 @@ def read_measure(words: list[str], quantity: str, direction: str) -> tuple[str, 
     factor = quantities[unit]
     after = next((n for n in (1, 2) if " ".join(rest[1 : 1 + n]) in dimensions()), 0)
     dimension = dimensions().get(" ".join(rest[1 : 1 + after]), "")
-    if unit == "life" and (dimension == "year" or quantity in ("year", "")):  # more years ago is an earlier year
+    is_date = "year" in (dimension, quantity) or not quantity and direction != "within"
+    if unit == "life" and is_date:  # more years ago is an earlier year
         year = NOW - value * factor
         if not quantity:  # `more than 100 years ago`, not `in the last 100 years`; `around 100 years ago` it was there
             direction = OPPOSITE[direction].replace("like", "less")

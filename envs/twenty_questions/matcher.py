@@ -31,7 +31,7 @@ from envs.twenty_questions.tables import (
 )
 
 MAX_LENGTH = 300  # characters of a question; longer ones are not read
-MIN_COVERED = 0.6  # share of a question's words that the properties found in it must explain
+MIN_COVERED = 0.5  # share of a question's words that the properties found in it must explain
 MIN_MISSPELLED = 5  # letters of a word that may be misspelled by one; from 9 letters on by two
 MATERIALS = "Orange", "Rock"  # `Is it orange?` asks for the colour, `Is it stone?` for the material
 OPEN = {"what", "where", "how", "why", "who", "when", "whose", "which", "whom"}  # no yes/no question begins with these

@@ -139,14 +139,14 @@ def load_properties() -> tuple[Property, ...]:
     for thing in load_objects():
         group = f"@{thing.category}"
         groups[group] = groups.get(group, 0) | numbers[thing.names[0].lower()]
-    properties = []
+    properties, known = [], numbers | groups
     for line in lines_of(PROPERTIES_FILE):
         key, _, text = line.partition(": ")
         if line.startswith("["):
+            known |= {f"[{other.name}]": other.mask for other in properties[-1:]}
             properties.append(Property(line[1:-1], (), (), 0, 0))
             continue
         name, questions, also, mask, maybe = properties[-1]
-        known = numbers | groups | {f"[{other.name}]": other.mask for other in properties}
         if key == "yes":
             mask = add_objects(mask, text, known)
         elif key == "maybe":
