@@ -477,6 +477,7 @@ tooth paste | toothpaste
 brocoli | broccoli
 Is it a kitchen knife? | knife
 golfball? | golf ball
+Is it an air plane? | airplane
 Final answer: lawnmower | lawn mower
 Is it the item known as a whisk? | whisk
 I bet it's a cactus | cactus
