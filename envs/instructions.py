@@ -101,8 +101,8 @@ what it is, ask for the object itself, and for no other beside it: the question 
   Is it made of wood or metal?
   Is it a tennis racket?
 
-The answer is Yes or No, and No to a question that is not understood. Each question costs 1 point, but not the one that
-names the object."""
+The answer is Yes, No, or I am not sure: then the question is not understood, or neither would be true. Each question
+costs 1 point, but not the one that names the object."""
 
 GUESS_CITY = """\
 Find the secret city with {max_turns} questions at most. It is one of a hundred large cities of the world. In each turn

@@ -178,7 +178,7 @@ def test_rules_of_twenty_questions():
     text = " ".join(rules("twenty_questions").split())
     assert f"one of these kinds: {', '.join(dict.fromkeys(thing.category for thing in OBJECTS))}." in text
     *questions, guess = [read_question(f"{action}\n") for action in actions(rules("twenty_questions"))]
-    assert all(reading.understood and reading.guess < 0 and reading.mask for reading in questions)
+    assert all(reading.understood and reading.guess < 0 and reading.yes for reading in questions)
     assert guess.guess >= 0
 
 

@@ -24,17 +24,10 @@ from hypothesis import strategies as st
 import envs
 from envs import make, play
 from envs.data import load_dataset
-from envs.twenty_questions import ASKED, EVERYTHING, NO, OBJECTS, YES, best_question, mean_return, read_answer
-from envs.twenty_questions_matcher import (
-    MAX_LENGTH,
-    lines_of,
-    load_properties,
-    normalise,
-    read_question,
-    singular,
-    split,
-    stem,
-)
+from envs.twenty_questions import ASKED, EVERYTHING, NO, OBJECTS, UNSURE, YES, best_question, mean_return, read_answer
+from envs.twenty_questions.language import normalise, singular, stem
+from envs.twenty_questions.matcher import MAX_LENGTH, NOT_UNDERSTOOD, Reading, matcher, read_question
+from envs.twenty_questions.tables import TOLERANCE, lines_of, load_measures, load_properties, split
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
@@ -44,8 +37,16 @@ PROPERTIES = {thing.name: thing for thing in load_properties()}
 BANK = [question for thing in ASKED for question in thing.questions]
 
 
-def answer(question: str, thing: str) -> bool:
-    return bool(read_question(question + "\n").mask >> NUMBERS[thing] & 1)
+def answer(question: str, thing: str) -> bool | None:
+    """Yes or no; None: not sure."""
+    reading = read_question(question + "\n")
+    number = NUMBERS[thing]
+    return True if reading.yes >> number & 1 else False if reading.no >> number & 1 else None
+
+
+def exactly(yes: int, guess: int = -1) -> Reading:
+    """Yes for these objects and no for the others."""
+    return Reading(yes, EVERYTHING & ~yes, guess)
 
 
 def game(thing: str, **options: str):
@@ -112,9 +113,9 @@ def test_facts(thing):
 def test_every_question_of_the_bank_is_answered_by_the_table():
     for thing in ASKED:
         for question in thing.questions:
-            assert read_question(question + "\n") == (thing.mask, -1, True), question
-            assert read_question(question.upper() + "\n").mask == thing.mask
-            assert read_question(f"So, {question}\n").mask == thing.mask, question
+            assert read_question(question + "\n") == exactly(thing.mask), question
+            assert read_question(question.upper() + "\n").yes == thing.mask
+            assert read_question(f"So, {question}\n").yes == thing.mask, question
     env = game("dog")
     for thing in ASKED[:60]:
         env.reset(NUMBERS["dog"])
@@ -235,7 +236,7 @@ def test_questions_of_people(half):
 ])
 def test_negation(question, opposite):
     first, second = read_question(question + "\n"), read_question(opposite + "\n")
-    assert first.understood and second.understood and first.mask ^ second.mask == EVERYTHING and second.guess == -1
+    assert first.understood and (second.yes, second.no, second.guess) == (first.no, first.yes, -1)
 
 
 @pytest.mark.parametrize(("question", "same"), [
@@ -265,31 +266,33 @@ def mask(name: str) -> int:
     ("Does it have fur and a tail?", mask("fur") & mask("tail")),
     ("Is it a cat, a dog or a horse?", sum(1 << NUMBERS[name] for name in ("cat", "dog", "horse"))),
     ("Is it orange?", mask("orange_color")),
-    ("Is it indoors?", EVERYTHING & ~mask("outdoors")),
+    ("Is it indoors?", mask("indoors_typical")),
+    ("Is it an animal bigger than a dog?", sum(1 << NUMBERS[name] for name in (
+        "horse", "cow", "lion", "tiger", "bear", "elephant", "sheep"))),
     ("I think it is an animal. Does it bark?", mask("barks")),
 ])
 def test_combinations(question, expected):
     reading = read_question(question + "\n")
-    assert reading.guess == -1 and (expected is None or reading.mask == expected)
+    assert reading.guess == -1 and (expected is None or reading.yes == expected)
 
 
 @pytest.mark.parametrize("text", ["", "?", "\n", "bla bla", "What is it?", "What color is it?", "Where do you find it?",
-                                  "12345", "犬ですか", "Is it bigger than a submarine?", "Is it a spaceship?",
+                                  "12345", "犬ですか", "Is it bigger than a quokka?", "Is it a doohickey?",
                                   "Is it bigger than a sweet red fruit?",
                                   "the of and", "Is it alive" * 100, "yes", "or or or", "not", "not not", "#1",
                                   "Is it a #1?"])
 def test_not_understood(text):
-    assert read_question(text + "\n") == (0, -1, False) and not read_question(text).understood
+    assert read_question(text + "\n") == NOT_UNDERSTOOD and not read_question(text).understood
     env = game("dog")
     obs, reward, *ended, info = env.step(text + "\n")
-    assert (obs, reward, ended) == (NO, -1.0, [False, False])
+    assert (obs, reward, ended) == (UNSURE, -1.0, [False, False])
     assert info == {"success": False, "valid": False, "understood": False}
 
 
 @pytest.mark.parametrize("question", ["Is it a dog?", "Is it alive?", "Is it a dog?…\n", "Is it alive?…\n",
                                       f"Is it a dog? {'really ' * MAX_LENGTH}\n"])
 def test_cut_off_questions_are_not_heard(question):
-    assert game("dog").step(question)[:2] == (NO, -1.0) and not read_question(question).understood
+    assert game("dog").step(question)[:2] == (UNSURE, -1.0) and not read_question(question).understood
 
 
 @pytest.mark.parametrize(("question", "yes", "no"), [
@@ -311,6 +314,97 @@ def test_what_is_meant(question, yes, no):
     assert read_question(question + "\n").understood
     assert all(answer(question, thing) for thing in yes.split())
     assert not any(answer(question, thing) for thing in no.split())
+
+
+# Kinds of questions that a reader of the bank would not think of; each was misread or unread before.
+KINDS = """\
+Is it smaller than a shoe box? | ring | couch
+Is it heavier than a car? | elephant, train | cat, fork
+Does it weigh under 1 kg? | pen, apple | horse, piano
+Does it cost more than $100? | smartphone, car | pencil, apple
+Is it about the size of a fist? | apple, baseball | car, grape
+Is it more than six feet tall? | tree, elephant | cup, cat
+Is it longer than a ruler? | rake, train | key, pen
+Is it faster than a horse? | airplane, car | sheep, rock
+Would it last for more than ten years? | piano, ring | banana, toothpaste
+Did it exist 200 years ago? | violin, cow | television, computer
+Was it invented before 1900? | spoon, piano | smartphone, computer
+Was it invented in the last hundred years? | computer, smartphone | spoon, table
+Did people in the Middle Ages have it? | knife, sheep | computer, car
+Did the Romans use it? | spoon, horse | microwave, car
+Would a chef use it? | knife, whisk | trombone, car
+Is it used every day? | toothbrush, spoon | harp, kite
+Is it dangerous? | knife, lion | pillow, socks
+Would it rust? | wrench, car | pillow, apple
+Is it flat? | paper, plate | watermelon, basketball
+Is it hollow? | drum, guitar | rock, spoon
+Does it float in water? | boat, apple | hammer, key
+Would it sink? | rock, hammer | boat, soccer ball
+Does it operate on rails? | train | car, dog
+Does it light up? | television, smartphone | carrot, rock
+Is it light? | grape, pen | car, piano
+Is it used to store things? | dresser, bookcase | fork, lake
+Can you buy it in a store? | fork, refrigerator | ocean, mountain
+Does it have pockets? | pants, jacket | fork, dog
+Is it cold? | refrigerator | jacket, scarf
+is it a anmial | dog, cat | fork, car
+can u eat it | apple, corn | fork, car
+is it biger then a cat | bear, car | grape, ring
+does it hav a engin | car, truck | fork, dog
+Does it start with a B? | baseball, bear | dog, apple
+Does its name end with the letter e? | orange, table | dog, car
+Is there a Z in the word? | puzzle | dog, car
+Is it a three letter word? | dog, car | apple, table
+Does the word have more than five letters? | elephant, banana | dog, apple
+Is it one word? | banana, dog | golf ball, cooking pot
+Does it have two syllables? | apple, table | dog, elephant
+How about a vegetable? | carrot, corn | apple, car
+So we can rule out animals? | car, apple | dog, cat
+To narrow it down, is it alive? | dog, tree | car, rock
+It's not food, is it furniture? | table, chair | apple, dog
+Is it man-made, as opposed to something natural? | car, fork | dog, apple
+Would I be wrong if I said it was a toy? | hammer, dog | kite, lego"""
+
+
+@pytest.mark.parametrize("line", KINDS.splitlines())
+def test_kinds_of_questions(line):
+    question, yes, no = (part.strip() for part in line.split("|"))
+    wrong = [thing for thing in split(yes, ",") if thing in NUMBERS and answer(question, thing) is not True]
+    wrong += [thing for thing in split(no, ",") if answer(question, thing) is not False]
+    assert not wrong
+
+
+def test_what_would_be_a_matter_of_taste_is_not_answered():
+    """A tiger is about as big as a lion; nothing is bigger than itself."""
+    assert answer("Is it bigger than a lion?", "tiger") is None and answer("Is it bigger than a lion?", "car") is True
+    assert answer("Is it bigger than a lion?", "lion") is answer("Is it smaller than a lion?", "lion") is False
+    obs, *_, info = game("tiger").step("Is it bigger than a lion?\n")
+    assert obs == UNSURE and not info["understood"] and not info["valid"]
+
+
+def test_every_object_has_numbers():
+    """Ranges the right way round, and no number that the comparisons do not know."""
+    values = load_measures().values
+    for name in NUMBERS:
+        assert {"size", "weight", "price", "year", "life", "height", "length"} <= values[name].keys(), name
+    for name, numbers in values.items():
+        assert numbers.keys() <= {*TOLERANCE, "year"}, name
+        assert all(limits is None or limits[0] <= limits[1] for limits in numbers.values()), name
+
+
+@pytest.mark.parametrize("question", ["Is it a fruit that barks?", "Is it a wooden animal?", "Does it bark and fly?"])
+def test_readings_that_exclude_each_other_are_none(question):
+    assert not read_question(question + "\n").understood
+
+
+def test_misspelled_words():
+    """One wrong letter, or two of a long word; swapped letters are one. A real word is not a misspelled one."""
+    correct = matcher().correct
+    wrong = {"brocoli": "broccoli", "calculater": "calculator", "saxaphone": "saxophone", "eletronic": "electronic",
+             "vehcile": "vehicle", "bannana": "banana"}
+    assert {word: correct(word) for word in wrong} == wrong
+    for word in ("boar", "coach", "beard", "locker", "bandana", "shorts", "colander", "camel", "skate", "based"):
+        assert correct(word) == word
 
 
 def test_only_the_first_line_counts():
@@ -350,7 +444,7 @@ def test_every_name_wins():
             for named in {f"{article} {name.lower()}", f"the {name}", thing.phrase}:
                 readings = [(wording, read_question(wording.format(named) + "\n")) for wording in WORDINGS]
                 wrong += [(wording, named, reading) for wording, reading in readings
-                          if reading != (1 << number, number, True)]
+                          if reading != exactly(1 << number, number)]
     assert not wrong, wrong[:10]
 
 
@@ -360,7 +454,7 @@ def test_every_name_wins():
                                    "Is it an ear of corn?", "Is it a tube of toothpaste?", "Is it an ordinary key?"])
 def test_guesses_without_article(guess):
     reading = read_question(guess + "\n")
-    assert reading.guess >= 0 and reading.mask == 1 << reading.guess
+    assert reading.guess >= 0 and reading.yes == 1 << reading.guess
 
 
 @pytest.mark.parametrize(("guess", "thing"), [
@@ -374,6 +468,59 @@ def test_guesses_without_article(guess):
 ])
 def test_nested_names(guess, thing):
     assert read_question(f"Is it the {guess}?\n").guess == NUMBERS[thing]
+
+
+GUESSES = """\
+Is it an object called a cat? | cat
+Would it happen to be a pair of socks? | socks
+tooth paste | toothpaste
+brocoli | broccoli
+Is it a kitchen knife? | knife
+golfball? | golf ball
+Is it an air plane? | airplane
+Final answer: lawnmower | lawn mower
+Is it the item known as a whisk? | whisk
+I bet it's a cactus | cactus
+OK I'm going to say elephant. | elephant
+My final guess is that the object is a piano. Am I right? | piano
+Based on your previous answers, I believe the object is a refrigerator. | refrigerator
+Is it a fork you eat with? | fork
+Is it a diary that you write your secrets in? | diary
+Is it a bangle, I mean a bracelet? | bracelet
+So is it a hammer then? | hammer
+Would I be right in guessing it is a violin? | violin
+Let me guess... a horse? | horse"""
+
+
+@pytest.mark.parametrize("line", GUESSES.splitlines())
+def test_guesses_in_other_words(line):
+    question, thing = (part.strip() for part in line.split("|"))
+    assert read_question(question + "\n") == exactly(1 << NUMBERS[thing], NUMBERS[thing])
+
+
+# Neither a guess that wins nor answered Yes.
+NEAR_MISSES = """\
+an onion ring | onion; popcorn | corn; ketchup made from tomato | tomato; a catfish | cat; a horseshoe | horse
+a carpet | car; a pencil case | pencil; apple juice | apple; an apple tree | apple; a computer mouse | computer
+a train station | train; a sea lion | lion; a gummy bear | bear; milk from a cow | cow
+banana bread | banana; a grapefruit | grape
+a basketball hoop | basketball; salad dressing | dress; a painter | painting; a forklift | fork; a pancake | pan
+a rock band | rock; a tree house | tree; a seesaw | saw; a desk lamp | desk; a toothbrush holder | toothbrush
+a nail that you hit with a hammer | hammer; a boar | bear; a coach | couch; a locker | locket; a person | doll"""
+
+
+@pytest.mark.parametrize("pair", split(NEAR_MISSES.replace("\n", "; ")))
+def test_near_misses(pair):
+    named, thing = split(pair, "|")
+    for wording in ("Is it {}?", "{}?", "Are you thinking of {}?"):
+        question = wording.format(named)
+        assert read_question(question + "\n").guess == -1 and answer(question, thing) is not True, question
+
+
+def test_a_kind_of_object_is_nothing_else():
+    """`A football helmet` may be the helmet that is meant; it is certainly no ball."""
+    assert answer("Is it a football helmet?", "helmet") is None
+    assert answer("Is it a football helmet?", "football") is False
 
 
 NO_GUESSES = """\
@@ -449,6 +596,35 @@ def test_right_in_the_twentieth_question():
     assert env.step("Is it a dog?\n")[:4] == (YES, 0.0, True, False)
 
 
+def test_reset_and_close():
+    """Gymnasium's signatures: without a seed another object each time, whatever the options."""
+    env = make("twenty_questions")
+    assert env.reset(seed=NUMBERS["dog"], options={"x": 1})[0] == "Questions:\n" and env.object == NUMBERS["dog"]
+    assert len({env.reset() and env.object for _ in range(60)}) > 20
+    env.close()
+
+
+def test_a_data_player_starts_anew_with_each_game():
+    """Whatever was asked before, and in whichever turn it takes over."""
+    env, player = make("twenty_questions"), make("twenty_questions").players()["data"]
+    rng = random.Random(0)
+    for seed in range(200):
+        env.reset(seed)
+        assert env.skill is None and not env.asked
+        while not env.over:
+            env.step(player(env, rng) if env.turns != 0 else "Is it alive?\n")
+        assert env.skill is not None and env.asked
+
+
+def test_a_data_player_always_has_a_question():
+    """Also where no answer tells it anything."""
+    env, player, rng = make("twenty_questions"), make("twenty_questions").players()["data"], random.Random(0)
+    for seed in range(20):
+        env.reset(seed)
+        for _ in range(20):
+            assert player(env, rng).endswith("?\n")
+
+
 def test_seeds_go_through_the_objects():
     for first in (0, 7, *envs.SEEDS.values()):
         seen = []
@@ -471,7 +647,7 @@ def test_any_text_is_answered(actions, seed):
     env.reset(seed)
     for turn, action in enumerate(actions, 1):
         obs, reward, terminated, truncated, info = env.step(action)
-        assert obs in (YES, NO) and not truncated and terminated == (info["success"] or turn == 20)
+        assert obs in (YES, NO, UNSURE) and not truncated and terminated == (info["success"] or turn == 20)
         assert reward == (0.0 if info["success"] else -1.0) and info["valid"] == info["understood"]
         assert not info["success"] or (obs == YES and OBJECTS[env.object] and "\n" in action)
         if terminated:
@@ -660,10 +836,10 @@ def test_model_answers(parrot):
     parrot.says = iter(["no, it is not", "YES!", "I cannot say.", "Yes"])
     questions = "Is it  blue\tor green?", "Do you cut with it?", "Hm?", "Really?"
     steps = [env.step(question + "\n") for question in questions]
-    assert [step[0] for step in steps] == [NO, YES, NO, YES] and [step[1] for step in steps] == [-1.0] * 4
+    assert [step[0] for step in steps] == [NO, YES, UNSURE, YES] and [step[1] for step in steps] == [-1.0] * 4
     assert [step[4]["understood"] for step in steps] == [True, True, False, True]
     last = parrot.calls[-1][0]
-    assert last.texts == ("Is it blue or green?\n", NO, "Do you cut with it?\n", YES, "Hm?\n", NO, "Really?\n")
+    assert last.texts == ("Is it blue or green?\n", NO, "Do you cut with it?\n", YES, "Hm?\n", UNSURE, "Really?\n")
     assert "a pair of scissors" in last.instructions and "a pair of scissors" in last.prompt
     assert "Really?" in last.prompt
 
@@ -704,7 +880,8 @@ def test_model_is_asked_for_all_games_at_once(parrot):
 def test_read_answer():
     assert [read_answer(text) for text in ("Yes.", "no", "Well, YES", "nope", "It is true", "maybe", "", "Not at all",
                                            "knows", "yesterday")] == [
-        True, False, True, False, True, None, None, False, None, None]
+        YES, NO, YES, NO, YES, UNSURE, UNSURE, NO, UNSURE, UNSURE]
+    assert {read_answer(text) for text in ("I am not sure.", "I'm not certain", "It is not known.")} == {UNSURE}
 
 
 def test_bad_options():
@@ -732,7 +909,32 @@ def test_original_format(tmp_path):
     assert (three.terminated, three.success, three.texts[-1]) == (False, False, NO)
 
 
+SEQUENCE = [["Questions:\n", False], ["Is it alive?\n", True], [YES, False], ["Is it a dog?\n", True], [YES, False]]
+
+
+@pytest.mark.parametrize("rewards", [[-1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0, 0.0]])
+def test_sequences_of_the_original(tmp_path, rewards):
+    """With a reward for each action, for each text after the first, or for each text."""
+    path = tmp_path / "train.jsonl"
+    lost = {"sequence": SEQUENCE[:3], "reward": rewards[:1] if len(rewards) == 2 else [-1.0, 0.0], "done": False}
+    path.write_text("".join(json.dumps(game) + "\n" for game in (
+        {"sequence": SEQUENCE, "reward": rewards, "done": True}, lost)))
+    one, two = load_dataset(make("twenty_questions"), str(path))
+    assert one.texts == [text for text, _ in SEQUENCE] and one.rewards == [-1.0, 0.0]
+    assert (one.success, one.terminated, two.success, two.terminated) == (True, True, False, False)
+    assert two.rewards == [-1.0]
+
+
+def test_answers_that_are_not_sure(tmp_path):
+    """In our own files, and in lines as the original writes them."""
+    path = tmp_path / "file.jsonl"
+    path.write_text(json.dumps(RECORD | {"lines": ["Is it odd? I am not sure.", "Is it a dog? Yes."]}) + "\n")
+    one, = load_dataset(make("twenty_questions"), str(path))
+    assert one.texts == ["Questions:\n", "Is it odd?\n", UNSURE, "Is it a dog?\n", YES]
+
+
 @pytest.mark.parametrize(("bad", "what"), [
+    ({"sequence": SEQUENCE[1:], "reward": [-1.0, 0.0], "done": True}, "observations and actions do not alternate"),
     (RECORD | {"lines": ["Is it alive?"]}, "a line that does not end with Yes or No: 'Is it alive?'"),
     (RECORD | {"lines": ["Yes."]}, "a line that does not end with Yes or No"),
     ({"lines": RECORD["lines"], "word": ["Dog"]}, "no 'correct'"),
@@ -757,7 +959,8 @@ def test_our_own_file(tmp_path, monkeypatch):
     monkeypatch.setattr("envs.data.DATA_DIR", tmp_path)
     env = make("twenty_questions")
     assert list(load_dataset(env, num_trajectories=20)) == list(env.generate(20, 0))
-    assert {path.name for path in env.files} == {path.name for path in (ROOT / "envs").glob("twenty_questions_*")}
+    folder = ROOT / "envs" / "twenty_questions"
+    assert {path.name for path in env.files} == {path.name for path in folder.glob("[a-z]*.*")}
 
 
 # --- Terminal ---
@@ -771,7 +974,7 @@ def terminal(*arguments, text=""):
 def test_typed_game():
     shown = terminal("--seed", str(NUMBERS["dog"]), text="Is it alive?\nzzz\nIs it a dog?\n")
     assert "158 things" in shown and "You have found it: a dog!" in shown and "return -2 in 3 turns" in shown
-    assert shown.count("I do not understand the question.") == 1 and "It was" not in shown
+    assert shown.count("I am not sure.") == 1 and "It was" not in shown
 
 
 def test_lost_game():

@@ -1,0 +1,320 @@
+"""How twenty_questions reads a question: as a property, a category, a comparison, a guess, or a combination of them.
+
+A question is normalised (case, accents, contractions, misspelled words), freed of what says nothing (`I think …`,
+`…, right?`), and read as a guess if nothing is left but the name of an object in a frame like `is it a …`. Otherwise
+the words that matter are compared with the phrases of the properties: the largest phrase whose words are all in the
+question is taken, then the largest of those that fit the words left. Together they must explain MIN_COVERED of the
+question's words and leave an object of which all of it is true: two readings that exclude each other are a mistake.
+The tables are text files that a person can read and correct; this module holds no knowledge of the objects.
+"""
+
+import re
+from functools import cache, lru_cache
+from operator import itemgetter
+
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
+
+from envs.twenty_questions.comparisons import Reading, find_comparison
+from envs.twenty_questions.language import Phrases, Tokens, listed, normalise, singular, split_sentences, stem, stems
+from envs.twenty_questions.spelling import read_spelling
+from envs.twenty_questions.tables import (
+    EVERYTHING,
+    KNOWN_FILE,
+    OBJECTS,
+    lines_of,
+    load_measures,
+    load_properties,
+    load_words,
+    pairs,
+    split,
+)
+
+MAX_LENGTH = 300  # characters of a question; longer ones are not read
+MIN_COVERED = 0.5  # share of a question's words that the properties found in it must explain
+MIN_MISSPELLED = 5  # letters of a word that may be misspelled by one; from 9 letters on by two
+MATERIALS = "Orange", "Rock"  # `Is it orange?` asks for the colour, `Is it stone?` for the material
+OPEN = {"what", "where", "how", "why", "who", "when", "whose", "which", "whom"}  # no yes/no question begins with these
+LIST = re.compile(r"(#\d+)(?: or| and| is it| it is| are they| a)+ #\d+")
+NOT_UNDERSTOOD = Reading(0, 0)
+
+
+def all_of(readings: list[Reading]) -> Reading:
+    """Yes where all say yes, no where one says no."""
+    yes, no = EVERYTHING, 0
+    for reading in readings:
+        yes, no = yes & reading.yes, no | reading.no
+    return Reading(yes, no)
+
+
+def any_of(readings: list[Reading]) -> Reading:
+    """Yes where one says yes, no where all say no."""
+    return all_of([reading.opposite() for reading in readings]).opposite()
+
+
+def frames() -> list[re.Pattern]:
+    """The table's sentences around a guessed name."""
+    parts = {name: regex for regex, name in pairs("part").items()}
+    patterns = []
+    for frame in load_words()["frame"]:
+        while (longer := re.sub("[A-Z_]{2,}", lambda part: f"(?:{parts[part[0]]})", frame)) != frame:
+            frame = longer
+        frame = frame.replace("@", r"(?P<article>a )?#(?P<number>\d+)").replace("%", r"(?P<article>)#(?P<number>\d+)")
+        patterns.append(re.compile(frame))
+    return patterns
+
+
+def spellings(name: str) -> set[str]:
+    """`tennis racket` and `tennisracket`, in the singular."""
+    nouns = [singular(word) for word in normalise(name)]
+    return {" ".join(nouns), "".join(nouns)}
+
+
+class Matcher:
+    """Reads questions, by the tables of objects, properties, measures and words."""
+
+    def __init__(self) -> None:
+        self.objects = {spelled: number for number, thing in enumerate(OBJECTS)
+                        for name in thing.names + thing.other_names for spelled in spellings(name)}
+        things = enumerate(sorted(load_measures().things), len(OBJECTS))
+        self.names = {spelled: number for number, name in things for spelled in spellings(name)} | self.objects
+        # `A shoe box` is no shoe.
+        self.objects = {name: -1 for name in load_measures().values if " " in name} | self.objects
+        self.longest: dict[str, int] = {}  # the number of words of the longest name that begins with this one
+        for first, *others in map(str.split, self.names | self.objects):
+            self.longest[first] = max(self.longest.get(first, 1), 1 + len(others))
+        self.materials = {number for number, thing in enumerate(OBJECTS) if thing.names[0] in MATERIALS}
+        self.frames = frames()
+        before, after, quantity = listed("before"), listed("after"), listed("quantity")
+        self.before, self.after, self.quantity = ({tuple(phrase.split()) for phrase in kind}
+                                                  for kind in (before, after, quantity))
+        self.aside = Phrases({tuple(phrase.split()): () for phrase in listed("aside")})
+        self.negate = Phrases({tuple(phrase.split()): ("not",) for phrase in listed("not")})
+        same = {stems(self.named(old.split())): stems(self.named(new.split())) for old, new in pairs("same").items()}
+        self.same = Phrases({old: new for old, new in same.items() if old != new})
+        self.light = {stem(word) for word in listed("light")}
+        self.drop = Phrases({stems(phrase.split()): () for phrase in listed("drop")})
+        self.asked: dict[Tokens, Reading] = {}  # the players' own questions, stripped as well
+        self.patterns: dict[frozenset[str], Reading] = {}  # by the words that matter, of all phrases
+        self.note_wordings()
+        self.rank = {pattern: number for number, pattern in enumerate(self.patterns)}
+        self.starting: dict[str, list[frozenset[str]]] = {}  # patterns by one of their words
+        for pattern in self.patterns:
+            self.starting.setdefault(min(pattern), []).append(pattern)
+        self.vocabulary, self.known = self.collect_words()
+
+    def note_wordings(self) -> None:
+        """All wordings of the properties. Of two that are the same without what does not count, the one that loses the
+        fewest words by it holds: `cold` is what feels cold, not what is worn `when it is cold`."""
+        found = []
+        for thing in load_properties():
+            reading = Reading(thing.mask, EVERYTHING & ~thing.mask & ~thing.maybe)
+            for words in map(normalise, thing.questions):
+                self.asked |= {tuple(words): reading, tuple(self.strip(words)): reading}
+            for phrase in map(normalise, (*thing.questions, *thing.also)):
+                pattern = frozenset(self.content(self.negate(self.named(phrase))))
+                if pattern and "not" not in pattern and (len(phrase) == 1 or not pattern <= self.light):
+                    lost = len([word for word in phrase if word not in listed("frame word")]) - len(pattern)
+                    found.append((lost, len(found), pattern, reading))
+        for _, _, pattern, reading in sorted(found, key=itemgetter(0, 1)):
+            self.patterns.setdefault(pattern, reading)
+
+    def collect_words(self) -> tuple[dict[str, list[str]], set[str]]:
+        """The words that a misspelled one may be, by their first letter; and the words that are not misspelled."""
+        texts = [phrase for kind, phrases in load_words().items() if kind != "part" for phrase in phrases]
+        texts += [phrase for thing in load_properties() for phrase in (*thing.questions, *thing.also)]
+        texts += [name for thing in OBJECTS for name in thing.names + thing.other_names]
+        texts += [*load_measures().values, *(text for some in load_measures().phrases.values() for text in some)]
+        words = {word for text in texts for word in normalise(text) if word.isalpha()}
+        by_letter: dict[str, list[str]] = {}
+        for word in sorted(words):
+            by_letter.setdefault(word[0], []).append(word)
+        known = words | {word for line in lines_of(KNOWN_FILE) for word in split(line, " ")}
+        return by_letter, known | set(map(stem, known))
+
+    def correct(self, word: str) -> str:
+        """The word that a misspelled one is; it keeps its first letter."""
+        if len(word) < MIN_MISSPELLED or not word.isalpha() or {word, singular(word), stem(word)} & self.known:
+            return word
+        distance = 1 if len(word) < 9 else 2
+        choices = self.vocabulary.get(word[0], ())
+        found = process.extract(word, choices, scorer=OSA.distance, score_cutoff=distance, limit=None)
+        # Of those that are as near, an object's name, then one of the same length.
+        nearest = [(far, choice not in self.objects, abs(len(choice) - len(word)), choice) for choice, far, _ in found]
+        return min(nearest)[-1] if nearest else word
+
+    def named(self, words: list[str], names: dict[str, int] | None = None) -> list[str]:
+        """With `#12` for each name of object 12, also one of two words that is written in one, or of one in two."""
+        names = self.objects if names is None else names
+        found, place, nouns = [], 0, [singular(word) for word in words]
+        while place < len(words):
+            number, used = self.name_at(nouns[place : place + 6], names)
+            found += words[place : place + used] if number in (None, -1) else [f"#{number}"]
+            place += used
+        return found
+
+    def name_at(self, nouns: list[str], names: dict[str, int]) -> tuple[int | None, int]:
+        """The number of the longest name that these words begin with, and how many of them it takes."""
+        for length in range(min(self.longest.get(nouns[0], 0), len(nouns)), 1, -1):
+            if (number := names.get(" ".join(nouns[:length]))) is not None:
+                return number, length
+        if len(nouns) > 1 and min(len(nouns[0]), len(nouns[1])) > 2 and (number := names.get(nouns[0] + nouns[1])):
+            return number, 2
+        return names.get(nouns[0]), 1
+
+    def content(self, words: list[str]) -> list[str]:
+        """The words that matter, as stems, synonyms replaced."""
+        return self.drop(self.same(list(stems(words))))
+
+    def strip(self, words: list[str]) -> list[str]:
+        """Without what says nothing before the question, after it and in it."""
+        words = self.aside(words)
+        lengths = range(9, 0, -1)
+        while length := next((n for n in lengths if n < len(words) and tuple(words[:n]) in self.before), 0):
+            words = words[length:]
+        while length := next((n for n in lengths if n < len(words) and tuple(words[-n:]) in self.after), 0):
+            words = words[:-length]
+        return words
+
+    def read_guess(self, words: list[str]) -> Reading | None:
+        """A sentence that asks for the thing itself, or whether it is one of several; None if it asks otherwise.
+
+        Of `a football helmet` it is known only that it is nothing but a helmet.
+        """
+        if not any(word.startswith("#") for word in words):
+            return None
+        asked, numbers, negated = self.sort_names(words)
+        sentence = " ".join(asked)
+        while (shorter := LIST.sub(r"\1", sentence)) != sentence:  # `a cat, a dog or a horse`: the first is enough
+            sentence = shorter
+        match = next((match for pattern in self.frames if (match := pattern.fullmatch(sentence))), None)
+        if not match or not match["article"] and len(asked) > 1 and int(match["number"]) in self.materials and not (
+                listed("names the word") & set(asked)):
+            return None
+        if match.groupdict().get("rest"):  # `ketchup made from tomato`
+            return Reading(0, EVERYTHING) if int(match["number"]) >= len(OBJECTS) else None
+        positive, negative = (sum({1 << number for number in some if number < len(OBJECTS)}) for some in numbers)
+        if kind := match.groupdict().get("kind"):
+            plain = not negated and not set(kind.split()) & (listed("drop") | listed("light") | {"or", "than"})
+            return Reading(0, EVERYTHING & ~(1 << int(match["number"]))) if plain else None
+        yes = (positive if numbers[0] else EVERYTHING) & ~negative
+        return Reading(yes, EVERYTHING & ~yes, numbers[0][0] if positive and not negative else -1)
+
+    def sort_names(self, words: list[str]) -> tuple[list[str], tuple[list[int], list[int]], bool]:
+        """The words without `not` and what stands between article and name; the names asked for, and those denied."""
+        asked, numbers, negated = [], ([], []), False
+        for word in words:
+            if word == "not":
+                negated = not negated
+                continue
+            if word.startswith("#"):
+                numbers[negated].append(int(word[1:]))
+                while asked[-1:] and (asked[-1] in listed("one") or tuple(asked[-2:]) in self.quantity):
+                    del asked[-1 if asked[-1] in listed("one") else -2 :]
+                if asked[-1:] and asked[-1] in listed("article"):
+                    asked[-1] = "a"
+            asked.append(word)
+        return asked, numbers, bool(numbers[1])
+
+    def cover(self, words: set[str]) -> tuple[Reading, int, int]:
+        """(what the properties found in the words say, how many words these explain, how many not)."""
+        readings, left = [], set(words)
+        while left:
+            fitting = [pattern for word in left for pattern in self.starting.get(word, ()) if pattern <= left]
+            if not fitting:
+                break
+            # The longest; of equal ones the first in the table.
+            pattern = min(fitting, key=lambda pattern: (-len(pattern), self.rank[pattern]))
+            readings.append(self.patterns[pattern])
+            left -= pattern
+        reading = all_of(readings)
+        excluded = len(readings) > 1 and not reading.yes
+        if "than" in left or excluded:  # a comparison with something unknown, or a mistake
+            return NOT_UNDERSTOOD, 0, len(words)
+        return reading, len(words) - len(left), len(left - self.light)
+
+    def read_properties(self, words: list[str]) -> Reading | None:
+        """The properties in the words, without those after a negation; None if not understood."""
+        readings, explained = [], 0
+        while found := find_comparison(words):
+            negated = "not" in words[: found.start]
+            readings.append(found.reading.opposite() if negated else found.reading)
+            words = [word for word in words[: found.start] + words[found.end :] if not negated or word != "not"]
+            explained += 2
+        positive, negative, negated = set(), set(), False
+        for word in self.content(words):
+            if word in ("not", "but"):
+                negated = word == "not" and not negated
+            else:
+                (negative if negated else positive).add(word)
+        (said, num_positive, left), (denied, num_negative, num_left) = self.cover(positive), self.cover(negative)
+        explained, left = explained + num_positive + num_negative, left + num_left
+        if not explained or explained < MIN_COVERED * (explained + left):
+            return None
+        readings += [said] if num_positive else []
+        readings += [denied.opposite()] if num_negative else []
+        return all_of(readings)
+
+    def read_alternatives(self, words: list[str]) -> Reading | None:
+        """As `read_properties`, with `or` between some of them."""
+        whole = [word for word in words if word != "or"]
+        parts = [[]]
+        for word in words:
+            parts.append([]) if word == "or" else parts[-1].append(word)
+        if len(parts) == 1:
+            return self.read_properties(whole)
+        inverted = "not" in parts[0] and not any("not" in part for part in parts[1:])  # not (a or b)
+        readings = [self.read_properties([word for word in part if not inverted or word != "not"]) for part in parts]
+        if None in readings:
+            return self.read_properties(whole)
+        return any_of(readings).opposite() if inverted else any_of(readings)
+
+    def read_sentence(self, words: list[str]) -> Reading | None:
+        """One sentence; None if it is not understood."""
+        stripped = self.strip(words)
+        if reading := self.asked.get(tuple(words), self.asked.get(tuple(stripped))):
+            return reading
+        if reading := read_spelling(stripped):
+            return reading
+        stripped = ["or" if word == "nor" else word for word in self.negate(stripped)]
+        words = self.named(stripped)
+        reading = self.read_guess(self.named(stripped, self.names))
+        if reading and not reading.yes and reading.no != EVERYTHING:  # a wild cat is no kind of our cat, but a lion
+            reading = self.patterns.get(frozenset(self.content(words)), reading)
+        if reading or not words or words[0] in OPEN:
+            return reading
+        return self.read_alternatives(words)
+
+    def read(self, text: str) -> Reading:
+        """A whole text: what its last sentence that is understood says. It guesses if it names a single object."""
+        sentences = [[self.correct(word) for word in words] for words in split_sentences(text)]
+        named = {word for words in sentences for word in self.named(words, self.names) if word.startswith("#")}
+        readings = [reading for words in sentences if (reading := self.read_sentence(words))]
+        if not readings:
+            return NOT_UNDERSTOOD
+        return readings[-1] if len(named) == 1 else readings[-1]._replace(guess=-1)
+
+
+@cache
+def matcher() -> Matcher:
+    """One object for all games."""
+    return Matcher()
+
+
+def as_heard(action: str) -> str:
+    """The first line of an action: what stands after it would be another turn."""
+    line, newline, _ = action.partition("\n")
+    return line + newline
+
+
+def was_cut_off(text: str) -> bool:
+    """Whether a question is too long or was not finished, which a missing newline or a `…` at the end shows."""
+    return len(text) > MAX_LENGTH or not text.endswith("\n") or text.rstrip().endswith("…")
+
+
+@lru_cache(maxsize=65_536)
+def read_question(text: str) -> Reading:
+    """What the action `text` asks; not understood if it was cut off."""
+    if was_cut_off(text):
+        return NOT_UNDERSTOOD
+    return matcher().read(text)
