@@ -27,18 +27,10 @@ from hypothesis import strategies as st
 from envs import SEEDS, VectorEnv, make, play
 from envs.data import load_dataset
 from envs.guess_city import FIRST_OBS, GUESSES, MAX_QUESTIONS, GuessCity, bank, best_question, meaning, tells, usual
-from envs.guess_city_oracle import (
-    COLUMNS,
-    MAX_CHARS,
-    answers,
-    cities,
-    countries,
-    fold,
-    guard,
-    leaks,
-    topics,
-    understand,
-)
+from envs.guess_city.answers import answers
+from envs.guess_city.guard import guard, leaks
+from envs.guess_city.tables import COLUMNS, USUAL, cities, countries, topics
+from envs.guess_city.understanding import MAX_CHARS, fold, understand
 
 ROOT = Path(__file__).resolve().parent.parent
 CITY = {city.name: city for city in cities()}
