@@ -16,7 +16,9 @@ NUMBERS = SMALL | {"fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "fift
                    "thousand": 1000, "half": 0.5}
 SIZES = {"": 1, "hundred": 1e2, "thousand": 1e3, "k": 1e3, "hundred thousand": 1e5, "lakh": 1e5, "million": 1e6,
          "crore": 1e7, "hundred million": 1e8, "billion": 1e9}
-SAME = {"size": "millions", "part": "region", "weather": "climate", "faith": "religion", "money": "currency"}
+YEAR = 2025  # of the tables
+LEAST = {"mean": 2.0}  # smaller differences are not told
+SAME = {"time zone": "zone", "size": "millions", "part": "region", "weather": "climate", "faith": "religion", "money": "currency"}
 
 
 # --- Whether it holds ---
@@ -37,7 +39,7 @@ def named(question: Question) -> City:
 def compare(city: City, question: Question) -> bool | None:
     """Whether the city is to the one that is named as the question says; None if the tables do not hold that."""
     other, said = named(question), question.bare
-    if match := re.search(r"\bsame (\w+) (as|like)\b", said):
+    if match := re.search(r"\bsame (time zone|\w+) (?:as|like)\b", said):
         topic = SAME.get(match.group(1), match.group(1))
         if topic in ("country", "nation", "state"):
             return city.country is other.country
@@ -50,7 +52,9 @@ def compare(city: City, question: Question) -> bool | None:
     if found:
         (column, sign), = found
         difference = sign * (float(city.values[column]) - float(other.values[column]))
-        return difference > 0
+        return None if abs(difference) < LEAST.get(column, 1e-9) else difference > 0
+    if re.search(r"\b(km|kilomet\w+|miles?)\b", said):
+        return numeric_truth("sea", city.distance(other), said)
     if re.search(r"\b(near|nearby|close|far)\b", said):
         return (city.distance(other) < 300) != ("far" in said.split())
     return None
@@ -64,6 +68,10 @@ def quantities(topic: str, folded: str) -> list[float]:
         digits, size = match.group(1), match.group(2) or ""
         amount = 0.5 if match.group().startswith("half") else 1.0 if digits is None else NUMBERS.get(digits) or float(digits)
         after = folded[match.end() :]
+        if folded[: match.start()].endswith(("minus ", "below zero ")):
+            amount = -amount
+        if topic == "age" and 500 < amount < YEAR and not after.startswith(" years"):
+            amount = YEAR - amount
         factors = [other for other, unit in units if unit.match(after)]
         found.append((amount, SIZES[size.strip()], factors[0] if factors else factor))
     if len(found) == 2 and found[0][1] == 1:  # `between five and ten million`
@@ -138,7 +146,9 @@ def first_truth(city: City, topic: str, question: Question) -> bool | None:
     values = {code} if code in about.codes else set(re.split(", | and ", value))
     if "all" in about.flags:  # `red and white`: each of them
         said = [match.group() for code in sides[0] for match in about.codes[code][1].finditer(folded)]
-        return all(any(about.codes[code][1].search(word) for code in values) for word in said)
+        alone = topic == "flag" and re.match("(is|are) the ", folded)  # `Is the flag red and white?`
+        return (not alone or len(said) >= len(values)) and all(
+            any(about.codes[code][1].search(word) for code in values) for word in said)
     return bool(sides[0] & values)
 
 
@@ -172,35 +182,42 @@ def forms(city: City, question: Question) -> tuple[str, ...]:
 def distance(city: City, question: Question) -> int:
     """Kilometres to the city that is named, in round numbers."""
     kilometres = city.distance(named(question))
-    return round(kilometres, -2 if kilometres > 1000 else -1)
+    return int(round(kilometres, -2 if kilometres > 1000 else -1))
 
 
 def choose_claim(city: City, question: Question) -> tuple[str, bool | None]:
     """The topic that is answered, and whether what is said of it holds: one that is false goes before the others."""
     claims = [("country", placed(city, question))] if question.placed else []
     claims += [(topic, truth(city, topic, question)) for topic in question.topics]
-    joined = [claim for claim in claims[1:] if claim[0] == "country" or "joins" in topics()[claim[0]].flags]
-    if claims[0][1] is not None:
+    joined = [claim for claim in claims[1:] if question.placed or "joins" in topics()[claim[0]].flags]
+    if claims[0][1] is True or claims[0][1] is False and not told_by_words(claims[0][0]):
         return next((claim for claim in [claims[0], *joined] if claim[1] is False), claims[0])
-    return next((claim for claim in claims if claim[1] is not None), claims[0])
+    return next((claim for claim in claims if claim[1] is not None and not told_by_words(claim[0]) or claim[1]), claims[0])
+
+
+def told_by_words(topic: str) -> bool:
+    """Whether the tables tell of the topic in plain words: what they do not name may be there all the same."""
+    about = topics().get(topic)
+    return bool(about and about.classes and not about.codes and not about.units)
 
 
 def about_topics(city: City, question: Question) -> tuple[str, ...]:
     """The answer about the topics of a question."""
     topic, holds = choose_claim(city, question)
     if question.negated and holds is not None:
-        holds = not holds
+        return tuple(topics()["not so" if holds else "so"].say)
     if topic == "country":
         return tuple(topics()["right country" if holds else "wrong country"].say)
     about = topics()[topic]
-    if about.classes and not about.codes and holds is False:
-        return tuple(topics()["not first"].say)
     brief = "brief" in about.flags or topic == "borders" and question.countries
-    if holds is not None and (brief or holds and not question.negated and not first_truth(city, topic, question)):
+    if holds is False and (told_by_words(topic) or brief and about.no != "No,"):
+        return tuple(topics()["not first"].say)
+    if holds is not None and (brief or holds and not first_truth(city, topic, question)):
         return tuple(topics()["so" if holds else "not so"].say)
     if "{}" in about.say[0] and (topic not in city.told or "yes-no" in about.flags and holds is None):
         return tuple(topics()["unknown"].say)
-    phrase = city.values[topic] if about.classes and holds else city.told.get(topic)
+    fine = holds or "fine" in about.flags and not question.of_players
+    phrase = city.values[topic] if about.classes and fine else city.told.get(topic)
     sentences = [form.format(phrase) for form in about.say]
     if holds is None:
         return tuple(sentences)

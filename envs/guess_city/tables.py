@@ -23,8 +23,11 @@ COLUMNS = {
     "life": ("cost", "traffic", "air", "crime", "tourism", "skyline", "heritage", "nightlife", "airports", "sun"),
     "more": ("transport", "hazards", "industry also", "sight also", "realms"),
 }
+AGES = {"before 500": "2000", "500 to 1500": "900", "16th century": "470", "17th century": "370",
+        "18th century": "270", "19th century": "170", "20th century": "90"}  # in years, by the value of `founded`
 USUAL = {"olympics": "no", "worldcup": "no", "ownstate": "no", "suburb": "no", "footballclub": "-", "leagues": "none",
-         "tonguecount": "one", "greatest": "no"}  # of a city whose row, or whose country, says nothing else
+         "tonguecount": "one", "greatest": "no", "gamesyear": "never so far", "frontier": "no", "holy": "no",
+         "landmarks": "none"}  # of a city whose row, or whose country, says nothing else
 
 
 @dataclass(frozen=True)
@@ -167,12 +170,14 @@ def complete(values: dict[str, str]) -> dict[str, str]:
     nature = {"beach": "beaches", "park": "park", "garden": "garden", "lake": "lakes", "mountain": "mountains",
               "forest": "forest", "hot springs": "hot springs"}
     green = [nature[sight] for sight in values["sight also"].split(", ") if sight in nature]
+    water = [sight for sight in values["sight also"].split(", ") if sight in ("canals", "river", "lake", "lagoon")]
     borders = [] if values["borders"] == "none" else values["borders"].split(", ")
-    return USUAL | values | {
+    return USUAL | {"age": AGES[values["founded"]]} | values | {
         "hemisphere": f"{'north' if latitude > 0 else 'south'} and {'east' if longitude > 0 else 'west'}",
         "equator": str(abs(latitude)), "borders": str(len(borders)),
         "warmth": values["hot"], "frost": values["cold"], "food also": values["dishes"],
-        "green also": ", ".join(green), "month": values["hottest"]}
+        "green also": ", ".join(green), "water also": ", ".join(water), "month": values["hottest"],
+        "mean": str((float(values["hot"]) + float(values["cold"])) / 2)}
 
 
 @cache

@@ -300,4 +300,6 @@ def matching_topics(bare: str) -> list[str]:
         if wh and wh.group() not in topic.wh or country and "city" in topic.flags or city and "country" in topic.flags:
             continue
         found.append(name)
+    if "people" in found and "millions" in found:  # those of the country, not of the city
+        found.remove("millions")
     return found
