@@ -110,12 +110,15 @@ class Env(ABC):
         self.env_id = env_id
 
     @abstractmethod
-    def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
-        """Start the game that `seed` stands for; returns (obs, info)."""
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start the game that `seed` stands for, without one any game; returns (obs, info). `options` are ignored."""
 
     @abstractmethod
     def step(self, action: str) -> Step:
         """Play `action`, any string; returns (obs, reward, terminated, truncated, info with success and valid)."""
+
+    def close(self) -> None:
+        """There is nothing to close; Gymnasium's signature."""
 
     @classmethod
     def step_all(cls, envs: list["Env"], actions: list[str]) -> list[Step]:

@@ -51,6 +51,8 @@ def compare(city: City, question: Question) -> bool | None:
         return None
     if found:
         (column, sign), = found
+        if column == "age" and city.values["founded"] == other.values["founded"]:
+            return None
         difference = sign * (float(city.values[column]) - float(other.values[column]))
         return None if abs(difference) < LEAST.get(column, 1e-9) else difference > 0
     if re.search(r"\b(km|kilomet\w+|miles?)\b", said):
@@ -174,7 +176,7 @@ def forms(city: City, question: Question) -> tuple[str, ...]:
         far = distance(city, question)
         kind = "distance" if far else "unknown"
         return tuple(say.format(far) for say in topics()[kind].say)
-    elif kind == "topic":
+    elif kind in ("topic", "countries"):
         return about_topics(city, question)
     return tuple(topics()[kind].say)
 

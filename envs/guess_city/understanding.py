@@ -24,7 +24,7 @@ JOINED = re.compile(r"\b(pacific|atlantic|indian|arctic|arabian|black|red|yellow
 class Question:
     """What a question is understood as."""
 
-    kind: str  # topic, guess, several, compare, excluded, refuse, unknown; nothing: it is no line
+    kind: str  # topic, countries, guess, several, compare, distance, excluded, refuse, unknown, nothing
     folded: str
     bare: str = ""  # without the frame around it, and spelled right
     topics: tuple[str, ...] = ()  # the first is the one that an open question is about
@@ -52,10 +52,10 @@ class Question:
     @property
     def free(self) -> bool:
         """Whether a language model may answer it: it names no city and does not ask for secrets."""
-        return self.kind in ("topic", "unknown") and not self.cities
+        return self.kind in ("topic", "countries", "unknown") and not self.cities
 
     def names(self, city: City) -> bool:
-        """Whether it wins: it names the city, neither to exclude it nor to compare with it, and no other of the list."""
+        """Whether it wins: it names the city, not to exclude it or to compare with it, and no other of the list."""
         return self.cities == {city.name} and not self.aside
 
     @property
@@ -100,7 +100,8 @@ def simplify(folded: str) -> str:
 @cache
 def asked_by_players() -> dict[str, str]:
     """The questions of the data's players, folded, and the topic that each stands under."""
-    return {JOINED.sub(r"\1\2", fold(text)): name for name, topic in topics().items() for text in topic.ask + topic.test}
+    return {JOINED.sub(r"\1\2", fold(text)): name
+            for name, topic in topics().items() for text in topic.ask + topic.test}
 
 
 @cache
@@ -216,8 +217,10 @@ def understand(action: str) -> Question:
         return Question("topic", folded, folded, (asked_by_players()[folded],), yes_no=is_yes_no(folded))
     bare = simplify(folded)
     names, masked = named_cities(text, bare)
+    if len(names) > 1:
+        return Question("several", folded, bare, cities=names)
     if names:
-        return about_city(names, masked, folded, bare)
+        return about_city(masked, folded, bare, names)
     question = read_question(text, bare, folded)
     if question.kind != "unknown":
         return question
@@ -231,22 +234,19 @@ def is_yes_no(bare: str) -> bool:
     return not re.match(pattern("open question"), bare)
 
 
-def about_city(names: frozenset[str], masked: str, folded: str, bare: str) -> Question:
-    """A question that names cities of the list, which stand as `@` in `masked`."""
-    if len(names) > 1:
-        return Question("several", folded, bare, cities=names)
+def about_city(masked: str, folded: str, bare: str, cities: frozenset[str] = frozenset(), other: str = "") -> Question:
+    """A question that names one city, which stands as `@` in `masked`: of the list, or another one."""
     excluded, compared = re.search(pattern("excluded"), masked), re.search(pattern("compared"), masked)
-    aside = bool(excluded or compared)
     found = [] if is_yes_no(masked) else matching_topics(masked)
-    if found and found[0] != "untold":  # `How many hours ahead of @ is it?`
-        return Question("topic", folded, bare, tuple(found[:1]), cities=names, aside=aside)
-    if excluded:
-        kind = "excluded" if len(masked.split()) < 9 else "unknown"  # more is asked than that
+    if found and found[0] != "untold":
+        kind = "topic"  # `How many hours ahead of @ is it?`
+    elif excluded:
+        kind = "excluded" if cities and len(masked.split()) < 9 else "unknown"  # of a longer one it is not all
     elif compared:
         kind = "distance" if re.search(pattern("how far"), masked) else "compare"
     else:
         kind = "guess"
-    return Question(kind, folded, bare, cities=names, aside=aside)
+    return Question(kind, folded, bare, tuple(found[:1]), cities, other, aside=bool(excluded or compared))
 
 
 def read_question(text: str, bare: str, folded: str) -> Question:
@@ -257,36 +257,24 @@ def read_question(text: str, bare: str, folded: str) -> Question:
         return Question("refuse", folded, bare)
     if found[:1] == ["untold"]:
         return Question("unknown", folded, bare)
-    if other_names()[1].search(bare):
-        return about_other_city(bare, folded)
+    others, other_pattern = other_names()
+    if other := other_pattern.search(bare):
+        return about_city(other_pattern.sub("@", bare), folded, bare, other=others[other.group()])
     own_sense = any("countries" in topics()[topic].flags for topic in found[:1])
-    placed = bool(named) and not own_sense and bool(re.search(pattern("placed"), masked))
-    placed = placed and not re.search(pattern("near"), masked)
+    placed = bool(named and not own_sense and re.search(pattern("placed"), masked)
+                  and not re.search(pattern("near"), masked))
     if named and not placed and not own_sense:
         return Question("unknown", folded, bare, countries=named)
     yes_no = is_yes_no(bare)
     if found or placed:
         negated = bool(re.search(pattern("negated"), bare))
-        return Question("topic", folded, bare, tuple(found if yes_no else found[:1]), countries=named, placed=placed,
+        kind = "topic" if found else "countries"
+        return Question(kind, folded, bare, tuple(found if yes_no else found[:1]), countries=named, placed=placed,
                         yes_no=yes_no, negated=negated)
     if re.match(r"(?i:is it|is this|is the city|are you( thinking of)?|could it be|i guess|my guess( is)?|it is|it's)"
                 r"(?i: the city of| perhaps| maybe| called)? [A-Z]", text):
         return Question("guess", folded, bare)  # a city that is not of the list, most likely
     return Question("unknown", folded, bare)
-
-
-def about_other_city(bare: str, folded: str) -> Question:
-    """A question that names a city which is not of the list."""
-    others, names = other_names()
-    other, masked = others[names.search(bare).group()], names.sub("@", bare)
-    if re.search(pattern("compared"), masked):
-        kind = "distance" if re.search(pattern("how far"), masked) else "compare"
-    else:
-        kind = "guess" if is_yes_no(bare) and not re.search(pattern("excluded"), masked) else "unknown"
-    found = [] if is_yes_no(masked) else matching_topics(masked)
-    if found and found[0] != "untold":
-        return Question("topic", folded, bare, tuple(found[:1]), other=other)
-    return Question(kind, folded, bare, other=other)
 
 
 def matching_topics(bare: str) -> list[str]:
@@ -297,7 +285,7 @@ def matching_topics(bare: str) -> list[str]:
     for name, topic in topics().items():
         if not topic.match or name == "refuse" or not topic.match.search(bare):
             continue
-        if wh and wh.group() not in topic.wh or country and "city" in topic.flags or city and "country" in topic.flags:
+        if wh and wh.group(1) not in topic.wh or country and "city" in topic.flags or city and "country" in topic.flags:
             continue
         found.append(name)
     if "people" in found and "millions" in found:  # those of the country, not of the city
