@@ -117,7 +117,7 @@ class Env(ABC):
     def step(self, action: str) -> Step:
         """Play `action`, any string; returns (obs, reward, terminated, truncated, info with success and valid)."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """There is nothing to close; Gymnasium's signature."""
 
     @classmethod

@@ -40,7 +40,7 @@ from envs.guess_city.players import (
     tells,
     usual,
 )
-from envs.guess_city.tables import City, cities, topics
+from envs.guess_city.tables import City, cities
 from envs.guess_city.understanding import fold, named_cities, understand
 
 __all__ = ["ENV", "FIRST_OBS", "GUESSES", "MAX_QUESTIONS", "GuessCity", "bank", "best_question", "meaning", "tells",

@@ -7,18 +7,18 @@ from envs.guess_city.guard import guard
 from envs.guess_city.tables import City, cities, countries, other_cities, topics, words
 from envs.guess_city.understanding import Question, alternatives, fold, pattern, understand
 
+SMALL = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMBERS = {word: float(value) for value, word in enumerate(SMALL.split())} | {
+    "fifteen": 15.0, "twenty": 20.0, "thirty": 30.0, "forty": 40.0, "fifty": 50.0, "hundred": 1e2, "half": 0.5}
+SIZES = {"hundred thousand": 1e5, "hundred million": 1e8, "hundred": 1e2, "thousand": 1e3, "million": 1e6,
+         "billion": 1e9, "k": 1e3, "lakh": 1e5, "crore": 1e7}
 NUMBER = re.compile(
-    r"\b(?:(\d+(?:\.\d+)?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|twenty|thirty|forty|"
-    r"fifty|sixty|hundred|thousand|half)\b|(?:an?|half an?)(?= (?:hundred|thousand|million|billion)))"
-    r" ?(?:an? )?(hundred thousand|hundred million|hundred|thousand|million|billion|k\b|lakh|crore)?s?")
-SMALL = dict(zip("zero one two three four five six seven eight nine ten eleven twelve".split(), range(13), strict=True))
-NUMBERS = SMALL | {"fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "hundred": 100,
-                   "thousand": 1000, "half": 0.5}
-SIZES = {"": 1, "hundred": 1e2, "thousand": 1e3, "k": 1e3, "hundred thousand": 1e5, "lakh": 1e5, "million": 1e6,
-         "crore": 1e7, "hundred million": 1e8, "billion": 1e9}
+    rf"\b(?:(\d+(?:\.\d+)?(?!\d)|(?:{'|'.join(NUMBERS)})\b)|an?\b(?= (?:half|hundred|thousand|million|billion)))"
+    rf" ?(?:an? )?(?:({'|'.join(SIZES)})s?\b)?")
 YEAR = 2025  # of the tables
 LEAST = {"mean": 2.0}  # smaller differences are not told
-SAME = {"time zone": "zone", "size": "millions", "part": "region", "weather": "climate", "faith": "religion", "money": "currency"}
+SAME = {"time zone": "zone", "size": "millions", "part": "region", "weather": "climate", "faith": "religion",
+        "money": "currency"}
 
 
 # --- Whether it holds ---
@@ -64,18 +64,18 @@ def compare(city: City, question: Question) -> bool | None:
 
 def quantities(topic: str, folded: str) -> list[float]:
     """The numbers that a question names, in the unit of the topic's table."""
-    (factor, _), *units = topics()[topic].units
+    (usual, _), *units = topics()[topic].units
     found = []
     for match in NUMBER.finditer(folded):
-        digits, size = match.group(1), match.group(2) or ""
-        amount = 0.5 if match.group().startswith("half") else 1.0 if digits is None else NUMBERS.get(digits) or float(digits)
-        after = folded[match.end() :]
-        if folded[: match.start()].endswith(("minus ", "below zero ")):
+        digits, size = match.groups()
+        before, after = folded[: match.start()], folded[match.end() :]
+        amount = 1.0 if digits is None else NUMBERS[digits] if digits in NUMBERS else float(digits)
+        if before.endswith(("minus ", "below zero ")):
             amount = -amount
         if topic == "age" and 500 < amount < YEAR and not after.startswith(" years"):
-            amount = YEAR - amount
-        factors = [other for other, unit in units if unit.match(after)]
-        found.append((amount, SIZES[size.strip()], factors[0] if factors else factor))
+            amount = YEAR - amount  # `before 1500`
+        factor = next((factor for factor, unit in units if unit.match(after)), usual)
+        found.append((amount, SIZES.get(size, 1.0), factor))
     if len(found) == 2 and found[0][1] == 1:  # `between five and ten million`
         found[0] = (found[0][0], *found[1][1:])
     return [amount * size * factor for amount, size, factor in found]
@@ -84,7 +84,7 @@ def quantities(topic: str, folded: str) -> list[float]:
 def numeric_truth(topic: str, value: float, folded: str) -> bool | None:
     """Whether a number is as a question says, `more than five million`; None if it names no number."""
     numbers = quantities(topic, folded)
-    if len(numbers) == 2 and re.search(pattern("between"), folded):
+    if len(numbers) == 2:
         return min(numbers) <= value <= max(numbers)
     if len(numbers) != 1:
         return None
@@ -107,8 +107,8 @@ def words_agree(folded: str, told: str) -> bool | None:
     plain = words()["plain"][0].split()
     said = {word[:5] for word in folded.split() if word not in plain and len(word) > 2}
     fine = fold(told).split()
-    return any(word.startswith(each) if len(each) > 3 else word == each for each in said for word in fine
-               ) if said else None
+    return any(word.startswith(each) or len(word) > 3 and each.startswith(word) if len(each) > 3 else word == each
+               for each in said for word in fine) if said else None
 
 
 def truth(city: City, topic: str, question: Question) -> bool | None:
@@ -120,7 +120,7 @@ def truth(city: City, topic: str, question: Question) -> bool | None:
 def holds_besides(city: City, topic: str, question: Question) -> bool:
     """Whether the question is about something that is there too, though an open question is not told it."""
     also = city.values.get(f"{topic} also")
-    if not also or not question.yes_no or question.of_players or re.search(pattern("superlative"), question.bare):
+    if not also or not question.yes_no or question.of_players or re.search(pattern("not besides"), question.bare):
         return False
     asked = {code for code, (_, asks) in topics()[topic].codes.items() if asks.search(question.bare)}
     return bool(asked & set(also.split(", "))) or bool(words_agree(question.bare, also))
@@ -191,10 +191,12 @@ def choose_claim(city: City, question: Question) -> tuple[str, bool | None]:
     """The topic that is answered, and whether what is said of it holds: one that is false goes before the others."""
     claims = [("country", placed(city, question))] if question.placed else []
     claims += [(topic, truth(city, topic, question)) for topic in question.topics]
+    if "open" in topics().get(claims[0][0], topics()["so"]).flags or claims[0][1] is None and " or " in question.bare:
+        return claims[0]
     joined = [claim for claim in claims[1:] if question.placed or "joins" in topics()[claim[0]].flags]
     if claims[0][1] is True or claims[0][1] is False and not told_by_words(claims[0][0]):
         return next((claim for claim in [claims[0], *joined] if claim[1] is False), claims[0])
-    return next((claim for claim in claims if claim[1] is not None and not told_by_words(claim[0]) or claim[1]), claims[0])
+    return next((claim for claim in claims if claim[1] or claim[1] is False and not told_by_words(claim[0])), claims[0])
 
 
 def told_by_words(topic: str) -> bool:

@@ -47,12 +47,15 @@ class Topic:
 
     def code(self, value: str) -> str:
         """The code of a value: of a number the greatest one that is not above it."""
-        return max((low for low in self.codes if float(low) <= float(value)), key=float) if self.units and self.codes else value
+        if not self.units or not self.codes:
+            return value
+        return max((low for low in self.codes if float(low) <= float(value)), key=float)
 
     def phrase(self, value: str) -> str:
         """What an open question about the topic is told, for a value of the tables; raises KeyError."""
         if not self.classes:
-            *others, last = [self.codes[code][0] for code in ([value] if value in self.codes else value.split(", "))]
+            codes = [value] if value in self.codes else value.split(", ")
+            *others, last = [self.codes[code][0] for code in codes]
             return f"{', '.join(others)} and {last}" if others else last
         for phrase, pattern in self.classes:
             if found := pattern.search(value):

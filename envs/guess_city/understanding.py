@@ -119,7 +119,7 @@ def mend(word: str) -> str:
     """The word without a slip of the hand: the only known one that differs by a letter, by two if it is long."""
     if len(word) < 4 or word in spelling() or not word.isalpha():
         return word
-    most = 1 if len(word) < 8 else 2
+    most = 1 if len(word) < 9 else 2
     near = process.extract(word, spelling(), scorer=OSA.distance, score_cutoff=most, limit=2)
     near = [found for found in near if len(found[0]) > 3]
     return near[0][0] if len(near) == 1 or len(near) == 2 and near[0][1] < near[1][1] else word
