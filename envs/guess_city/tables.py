@@ -104,6 +104,7 @@ def topics() -> dict[str, Topic]:
 
 
 def read_topic(lines: list[str]) -> Topic:
+    """The topic that the lines of a section describe."""
     keys = {key: "" for key in ("match", "wh", "flags", "ask", "test", "say", "no")}
     units, codes, classes = [], {}, []
     for line in lines:

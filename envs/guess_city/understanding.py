@@ -18,6 +18,7 @@ from envs.guess_city.tables import City, cities, countries, other_cities, topics
 MAX_CHARS = 400  # of a question: what comes after them is not read
 JOINED = re.compile(r"\b(pacific|atlantic|indian|arctic|arabian|black|red|yellow|pearl|java|north|dead|caspian) "
                     r"(ocean|sea|river)\b")  # `yellow river` is not any river, nor `Indian Ocean` in India
+SOUNDS = str.maketrans("eiouykszq", "aaaaacccc")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def pattern(section: str) -> re.Pattern[str]:
 
 @cache
 def rewrites() -> list[tuple[re.Pattern[str], str]]:
+    """(pattern, wording in its place), in their order."""
     pairs = [line.partition(" -> ") for line in words()["rewrite"]]
     return [(re.compile(rf"\b(?:{before})\b"), after) for before, _, after in pairs]
 
@@ -120,9 +122,15 @@ def mend(word: str) -> str:
     if len(word) < 4 or word in spelling() or not word.isalpha():
         return word
     most = 1 if len(word) < 9 else 2
-    near = process.extract(word, spelling(), scorer=OSA.distance, score_cutoff=most, limit=2)
-    near = [found for found in near if len(found[0]) > 3]
+    near = process.extract(word, spelling(), scorer=OSA.distance, score_cutoff=most, limit=5)
+    near = [found for found in near if len(found[0]) > 3 and is_slip(word, found[0])]
     return near[0][0] if len(near) == 1 or len(near) == 2 and near[0][1] < near[1][1] else word
+
+
+def is_slip(word: str, right: str) -> bool:
+    """Whether fingers or ears go wrong that way: letters lost, doubled, swapped, or of a like sound."""
+    return (len(word) != len(right) or len(word) > 8 or sorted(word) == sorted(right)
+            or word.translate(SOUNDS) == right.translate(SOUNDS))
 
 
 # --- Names ---
@@ -152,6 +160,7 @@ def name_patterns() -> tuple[dict[str, Any], re.Pattern[str], dict[str, Any], re
 
 @cache
 def other_names() -> tuple[dict[str, str], re.Pattern[str]]:
+    """The cities that are not of the list, by folded name, and what finds them."""
     named = {fold(name): name for name in other_cities()}
     return named, alternatives(list(named))
 
@@ -187,7 +196,7 @@ def named_countries(text: str, folded: str) -> tuple[frozenset[str], str]:
     """The countries that are named, by their names or by adjectives; and the question with `#` in their place."""
     _, _, by_word, names = name_patterns()
     found: set[str] = set()
-    kept = pattern("no country").sub(" ", folded)
+    kept = pattern("no country in questions").sub(" ", pattern("no country").sub(" ", folded))
     for match in names.finditer(kept):
         word = match.group()
         while word not in by_word:
