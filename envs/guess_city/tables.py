@@ -25,9 +25,10 @@ COLUMNS = {
 }
 AGES = {"before 500": "2000", "500 to 1500": "900", "16th century": "470", "17th century": "370",
         "18th century": "270", "19th century": "170", "20th century": "90"}  # in years, by the value of `founded`
-USUAL = {"olympics": "no", "worldcup": "no", "ownstate": "no", "suburb": "no", "footballclub": "-", "leagues": "none",
-         "tonguecount": "one", "greatest": "no", "gamesyear": "never so far", "frontier": "no", "holy": "no",
-         "landmarks": "none"}  # of a city whose row, or whose country, says nothing else
+# Of a city whose row, or whose country, says nothing else.
+USUAL = {"olympics": "no", "worldcup": "no", "ownstate": "no", "suburb": "no", "footballclub": "-",
+         "leagues": "none", "tonguecount": "one", "greatest": "no", "gamesyear": "never", "frontier": "no",
+         "holy": "no", "persons": "yes", "landmarks": "none"}
 
 
 @dataclass(frozen=True)
