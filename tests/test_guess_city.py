@@ -27,22 +27,14 @@ from hypothesis import strategies as st
 from envs import SEEDS, VectorEnv, make, play
 from envs.data import load_dataset
 from envs.guess_city import FIRST_OBS, GUESSES, MAX_QUESTIONS, GuessCity, bank, best_question, meaning, tells, usual
-from envs.guess_city_oracle import (
-    COLUMNS,
-    MAX_CHARS,
-    answers,
-    cities,
-    countries,
-    fold,
-    guard,
-    leaks,
-    topics,
-    understand,
-)
+from envs.guess_city.answers import answers
+from envs.guess_city.guard import guard, leaks
+from envs.guess_city.tables import COLUMNS, USUAL, cities, countries, topics
+from envs.guess_city.understanding import MAX_CHARS, fold, understand
 
 ROOT = Path(__file__).resolve().parent.parent
 CITY = {city.name: city for city in cities()}
-TOPICS = [name for name in topics() if name in cities()[0].told]
+TOPICS = [name for name in topics() if any(name in city.told for city in cities())]
 SAY = {name: {f"{line}\n" for line in topic.say} for name, topic in topics().items()}
 
 
@@ -68,7 +60,7 @@ def lines_of(name):
 
 def test_table():
     assert len(cities()) == len(CITY) == 100 and len({id(city.country) for city in cities()}) == 45
-    assert len(TOPICS) >= 45 and all(len(city.told) == len(TOPICS) for city in cities())
+    assert len(TOPICS) >= 45 and all(len(city.told) > len(TOPICS) - 20 for city in cities())
     names = [name for city in cities() for name in {fold(name) for name in city.names}]
     assert len(names) == len(set(names)), Counter(names).most_common(3)
     for number, city in enumerate(cities()):
@@ -78,17 +70,21 @@ def test_table():
 
 def test_cities_are_told_apart():
     for one, other in itertools.combinations(cities(), 2):
-        assert sum(one.told[topic] != other.told[topic] for topic in TOPICS) >= 5, (one.name, other.name)
+        assert sum(one.told.get(topic) != other.told.get(topic) for topic in TOPICS) >= 5, (one.name, other.name)
 
 
 def test_every_code_is_used():
     for name in TOPICS:
-        used = {code for city in cities() for code in
-                [city.values.get(f"{name} code", city.values[name]), *city.values[name].split(", ")]}
-        assert set(topics()[name].codes) <= used, set(topics()[name].codes) - used
-        told = {city.told[name] for city in cities()}
+        used = {"other"}  # of a colour that no flag has
+        for city in cities():
+            if city.values[name] != "-":
+                used |= {topics()[name].code(city.values[name]), *re.split(", | and ", city.values[name])}
+            used |= set(city.values.get(f"{name} also", "").split(", "))
+        assert set(topics()[name].codes) <= used, (name, set(topics()[name].codes) - used)
+        told = {city.told.get(name) for city in cities()}
         assert {phrase for phrase, _ in topics()[name].classes if phrase != "*"} <= told
-    assert {name for table in COLUMNS.values() for name in table} - {"latitude", "longitude"} <= set(TOPICS)
+    columns = {name for table in COLUMNS.values() for name in table if not name.endswith(" also")}
+    assert columns - {"latitude", "longitude", "hot", "cold"} <= set(TOPICS) and set(USUAL) <= set(TOPICS)
 
 
 def test_answers_are_sentences():
@@ -106,7 +102,8 @@ def test_answers_are_sentences():
 SETTLED = {
     ("millions", "Jakarta"): "of the city without its suburbs, as in all of these",
     **{("millions", name): "without suburbs" for name in (
-        "Tokyo", "Bangkok", "Delhi", "Bandung", "Kolkata", "Los Angeles", "Buenos Aires", "Chicago", "Osaka", "Nagoya",
+        "Tokyo", "Bangkok", "Delhi", "Bandung", "Kolkata", "Los Angeles", "Buenos Aires", "Chicago", "Osaka",
+        "Nagoya",
         "Paris", "Houston")},
     ("continent", "Istanbul"): "the country's; the city lies on both sides of the Bosphorus",
     ("capital", "Hong Kong"): "counted as the capital of itself",
@@ -238,9 +235,10 @@ def test_every_name_wins():
     """In every spelling, wherever it stands, in the last turn too."""
     for city in cities():
         for name in city.names:
-            for text in (f"Is it {name}?\n", f"IT MUST BE {name.upper()}!\n", f"{name}\n",
+            for text in (f"Is it {name}?\n", f"It is {name}, isn't it?\n", f"Isn't it {name}?\n",
+                         f"IT MUST BE {name.upper()}!\n", f"{name}\n",
                          f"is the answer '{plain(name)}'\n",
-                         f"What is the weather like in {name}?\n", f"Is it bigger than {name}?\n"):
+                         f"What is the weather like in {name}?\n"):
                 env = game(city.name)
                 for _ in range(19):
                     env.step("?\n")
@@ -285,6 +283,15 @@ def test_same_question_same_answer():
     assert forms == set(answers(CITY["Lima"].number, question)) and len(forms) == 3
 
 
+def test_reset_as_gymnasium_has_it():
+    """Without a seed another game each time; options are ignored."""
+    env, names = make("guess_city"), set()
+    for _ in range(30):
+        assert env.reset(options={"any": 1})[0] == FIRST_OBS
+        names.add(env.city.name)
+    assert len(names) > 10 and env.close() is None
+
+
 def test_interleaved_games():
     one, two, alone = game("Lima", 1), game("Tokyo", 2), game("Lima", 1)
     for action in bank()[:18]:
@@ -315,9 +322,9 @@ def test_any_text_is_answered(actions, seed):
 @pytest.mark.parametrize("text", ["a" * 10**6, "what " * 200_000, "Lima, " * 100_000, "1,000" * 10**5, "é" * 10**6,
                                   "is it in the " * 50_000, "(" * 10**6, "no not " * 100_000, "\0" * 10**6])
 def test_long_texts_are_answered_at_once(text):
-    start = time.perf_counter()
+    start = time.process_time()
     game("Rome").step(text + "\n")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.filterwarnings("error")
@@ -327,14 +334,14 @@ def test_gymnasium_checker():
 
 def test_speed(trajectories):
     env, actions, best = make("guess_city"), [text for t in trajectories[:300] for text in t.texts[1::2]], 0.0
-    for _ in range(3):  # the best of three: the machine may be busy
-        start, turns = time.perf_counter(), 0
+    for _ in range(3):  # the best of three, by the time of this process: the machine may be busy
+        start, turns = time.process_time(), 0
         for seed in range(400):
             env.reset(seed)
             while not env.over:
                 env.step(actions[turns % len(actions)])
                 turns += 1
-        best = max(best, turns / (time.perf_counter() - start))
+        best = max(best, turns / (time.process_time() - start))
     assert best > 20_000
 
 
@@ -347,17 +354,18 @@ SAID = [  # what was once answered falsely
     ("São Paulo", "Is it in East Asia?", "No,"), ("Bogotá", "Is it in North Africa?", "No,"),
     ("Bogotá", "Is it in the north of South America?", "Yes,"), ("Lima", "Is it in North America?", "No,"),
     ("New York", "Is it in South America?", "No,"), ("Lima", "Is it in Latin America?", "Yes,"),
-    ("Kyiv", "Is it older than Rome?", "I am not sure"), ("Mumbai", "Is it colder than Moscow?", "I am not sure"),
+    ("Kyiv", "Is it older than Rome?", "I am not sure"), ("Mumbai", "Is it colder than Moscow?", "No,"),
     ("Osaka", "Is it bigger than Paris?", "Yes,"), ("Osaka", "Is it the same size as Paris?", "No,"),
     ("Osaka", "Is it closer to the equator than Paris?", "Yes,"), ("Osaka", "Is it further north than Paris?", "No,"),
-    ("London", "Is it a member of NATO?", "I am not sure"), ("Osaka", "Is it Oslo?", "No, it is not that city"),
+    ("London", "Is it a member of NATO?", "Yes,"), ("Osaka", "Is it Oslo?", "No, it is not that city"),
     ("Seoul", "Is it near Japan?", "I am not sure"), ("Seoul", "Is it in Japan?", "No, it is in another country"),
     ("Sydney", "Did it host the Summer Olympics?", "Yes,"), ("Tehran", "Did it host the Summer Olympics?", "No,"),
-    ("Tokyo", "Is it in an island nation?", "Yes,"), ("London", "Is the country an island?", "No,"),
-    ("Tokyo", "Is the country landlocked?", "I am not sure"), ("London", "Is it a democracy?", "The country is"),
-    ("Moscow", "Is it in the European Union?", "I am not sure"), ("Mumbai", "Is it near the sea?", "Yes,"),
+    ("Tokyo", "Is it in an island nation?", "Yes,"), ("London", "Is the country an island?", "Yes,"),
+    ("Tokyo", "Is the country landlocked?", "No,"), ("London", "Is it a democracy?", "Yes,"),
+    ("Moscow", "Is it in the European Union?", "No,"), ("Mumbai", "Is it near the sea?", "Yes,"),
     ("Kinshasa", "Is it the largest city in the world?", "I am not sure"),
-    ("Mexico City", "Do they speak a Romance language?", "Yes,"), ("Paris", "Hello.\nIs it Paris?", "Nice to meet you"),
+    ("Mexico City", "Do they speak a Romance language?", "Yes,"), ("Paris", "Hello.\nIs it Paris?",
+    "Nice to meet you"),
     ("Moscow", "Was it the seat of a dynasty or a sultan?", "Not that"),
     ("Moscow", "Is it known for its bars?", "Not that"),
 ]
@@ -369,7 +377,8 @@ def test_answers_are_true(name, question, said):
 
 
 @pytest.mark.parametrize(("topic", "question", "values"), [
-    ("region", "Is it in East Asia?", {"East Asia"}), ("region", "Is it in the Middle East?", {"Middle East", "edge"}),
+    ("region", "Is it in East Asia?", {"East Asia"}), ("region", "Is it in the Middle East?", {"Middle East",
+    "edge"}),
     ("continent", "Is it in Asia?", {"Asia", "both"}), ("continent", "Is it in Europe?", {"Europe", "both"}),
     ("continent", "Is it in South America?", {"South America"}), ("continent", "Is it in Africa?", {"Africa"}),
 ])
@@ -400,7 +409,8 @@ def test_questions_beyond_the_bank(about, question, check):
 
 TRUTHS = [  # city, question, whether it holds
     ("Lima", "Is it in Asia?", False), ("Lima", "Isn't it in South America?", True),
-    ("Seoul", "Does it have over 20 million people?", True), ("Seoul", "Are there less than 20 million people?", False),
+    ("Seoul", "Does it have over 20 million people?", True), ("Seoul", "Are there less than 20 million people?",
+    False),
     ("Rome", "Is the population more than 5,000,000?", False), ("Rome", "Is it bigger than half a million?", True),
     ("Bogotá", "Is it above 2000 metres?", True), ("Bogotá", "Is it higher than 9,000 feet above the sea?", False),
     ("Ankara", "Do they speak Turkish?", True), ("Tashkent", "Do they speak Turkish?", False),
@@ -425,6 +435,93 @@ TRUTHS = [  # city, question, whether it holds
 def test_yes_or_no(name, question, holds):
     said = {line.split(" ")[0] for line in answers(CITY[name].number, f"{question}\n")}
     assert said <= ({"Yes,"} if holds else {"No,", "Not"}), said
+
+
+KINDS = [  # of questions that were once not understood, answered by a neighbouring topic, or falsely: yes, no, or what
+    # no table
+    ("London", "Is the cost of living high?", "Yes,"), ("Cairo", "Is it expensive to live there?", "No,"),
+    ("Jakarta", "Is the traffic bad?", "Yes,"), ("Budapest", "Is the country landlocked?", "Yes,"),
+    ("Seoul", "Is the population ethnically diverse?", "No,"), ("Paris", "Is it in the EU?", "Yes,"),
+    ("Tokyo", "Is its country in the G7?", "Yes,"), ("Delhi", "Is the air polluted?", "Yes,"),
+    ("Caracas", "Is it a dangerous place?", "Yes,"), ("Berlin", "How's the nightlife?", "The nightlife is lively."),
+    ("Tokyo", "Do they eat with chopsticks?", "Yes,"), ("Madrid", "Is gay marriage legal?", "Yes,"),
+    ("Paris", "Has the country ever won the World Cup?", "Yes,"), ("Kyiv", "Is it at war?", "Yes,"),
+    ("Tehran", "Can you buy alcohol there?", "No,"), ("Rome", "Does it have the Colosseum?", "Yes,"),
+    # one value of many
+    ("Paris", "Is red in the flag?", "Yes,"), ("Buenos Aires", "Does the flag have red in it?", "No,"),
+    ("Paris", "Is the flag red and white?", "No,"), ("Tokyo", "Is the flag red and white?", "Yes,"),
+    ("Istanbul", "Is there a crescent on the flag?", "Yes,"), ("Rome", "Is there a star on the flag?", "No,"),
+    # thresholds
+    ("Cali", "Is it a megacity with over 10 million?", "No,"), ("Tokyo", "A megacity of over 10 million?", "Yes,"),
+    ("Toronto", "Do between 5 and 10 million people live there?", "Yes,"), ("Rome", "Is it colder than minus 10?",
+    "No,"),
+    ("Sydney", "Was it founded before 1500?", "No,"), ("Rome", "Is it more than 2000 years old?", "Yes,"),
+    ("Madrid", "Is it less than 100 km from the sea?", "No,"), ("Lima",
+    "Are there 50 million people in the country?", "No,"),
+    # qualifiers
+    ("Delhi", "Is it in the eastern part of Asia?", "No,"), ("Tokyo", "Is it in the eastern part of Asia?", "Yes,"),
+    ("Delhi", "Is it in southern India?", "No,"), ("Rio de Janeiro", "Is it the capital of Brazil?", "No,"),
+    ("Rio de Janeiro", "Is it a capital in South America?", "No,"), ("Xi'an", "Is it a port city in China?", "No,"),
+    # languages and peoples are no countries, and rulers may be named in any words
+    ("Pyongyang", "Can I get by with English?", "No,"), ("Sydney", "Can I get by with English?", "Yes,"),
+    ("Mumbai", "Was the place ruled by the British?", "Yes,"), ("Abidjan", "Did the French run it once?", "Yes,"),
+    ("Lima", "Was it under Spanish control?", "Yes,"), ("Moscow", "Was it part of the British Empire?", "No,"),
+    # how much, how often, how far
+    ("Cairo", "How much does it rain?", "It gets hardly any rain"), ("Rome", "How often does it rain?",
+    "It gets a moderate"),
+    ("Chicago", "How far inland is it?", "It is more than six hundred kilometres"),
+    ("Tokyo", "How far is it from London?", "It is about 9600 kilometres"), ("Rome", "Who founded it?",
+    "I am not sure"),
+    ("Paris", "How high is the tallest building?", "I am not sure"), ("Baghdad", "How hot is summer?",
+    "On a day in the"),
+    # the city's fact is not the country's
+    ("Rome", "What is the city's flag?", "I am not sure"), ("Rome", "Is it on the border with another country?",
+    "No,"),
+    # other frames, negations, slips of the hand
+    ("Lima", "So, to narrow it down, is it in Europe?", "No,"), ("Lima", "It isn't in Europe, right?", "Yes,"),
+    ("Cairo", "So we can rule out Africa?", "No,"), ("Lima", "In Asia?", "No,"), ("Paris", "is it in eurpoe", "Yes,"),
+    ("Cairo", "popluation?", "It has about"), ("Lima", "Could you tell me whether it is near the sea?", "Yes,"),
+]
+
+
+@pytest.mark.parametrize(("name", "question", "said"), KINDS)
+def test_kinds_of_questions(name, question, said):
+    assert ask(name, question).startswith(said)
+
+
+ASIDE = ["I know it isn't {}.", "It's not {}, right?", "Can we rule out {}?", "Apart from {}, is it a port?",
+    "Is it bigger than {}?",
+         "If it's not {}, is it a port?", "Is it like {} but smaller?", "Is it close to {}?",
+         "How far is it from {}?",
+         "Which is it closer to, {} or Warsaw?", "Is {} far from it?", "Does it have as many people as {}?",
+         "Unlike {}, does it have a coast?", "Do they speak the same language as in {}?", "Is it the {} of the east?",
+         "If it is noon in {}, what time is it there?", "Does the train from {} go there?",
+         "It can't be {}, so is it inland?"]
+OUTRIGHT = ["I think it's {}.", "My final guess: {}", "It's {}, isn't it?", "Are we talking about {}?",
+    "I'd like to guess: {}.",
+            "Would I be right in saying that this is {}?", "does the city happen to be called {}",
+            "Oh I know, it's {}!!",
+            "I feel like it is {}", "So the answer is {}?", "It must be {}, no doubt",
+            "Based on your answers, I believe it is {}."]
+
+
+@pytest.mark.parametrize("name", ["Lima", "Hong Kong", "São Paulo"])
+def test_only_a_guess_wins(name):
+    for text in ASIDE:
+        assert not understand(f"{text.format(name)}\n").names(CITY[name]), text
+        assert ask(name, text.format(name)) + "\n" not in SAY["win"]
+    for text in OUTRIGHT:
+        assert understand(f"{text.format(name)}\n").names(CITY[name]), text
+
+
+@pytest.mark.parametrize(("spelled", "name"), [
+    ("is it istambul", "Istanbul"), ("moskow?", "Moscow"), ("Buenos Aries?", "Buenos Aires"), ("Shanghi?",
+    "Shanghai"),
+    ("is it nanning", None), ("Is it Icheon?", None), ("chengde?", None), ("is it in a parish", None), ("berlins?",
+    None)])
+def test_slips_of_the_hand_in_a_name(spelled, name):
+    """A name that is spelled wrong is guessed, unless it is another place's."""
+    assert understand(f"{spelled}\n").cities == (frozenset([name]) if name else frozenset())
 
 
 def test_other_answers():
@@ -490,7 +587,7 @@ def test_no_fact_leaks():
     """What the tables say in their own words, to whatever question."""
     for city in cities():
         told = [*city.told.values(), *(city.values[name] for name in TOPICS if topics()[name].classes)]
-        for name in TOPICS:
+        for name in city.told:
             told += [form.format(city.told[name]) for form in topics()[name].say]
         for text in told:
             assert not naming(city).search(fold(text)) and not leaks(city, text), (city.name, text)
@@ -510,7 +607,8 @@ def test_attacks_yield_nothing(attack):
 LEAKING = [
     ("Lima", "It is Lima."), ("Lima", "The limas of this world."), ("Lima", "It is in Peru."),
     ("Lima", "Peruvian food."),
-    ("Lima", "Spelled L-i-m-a."), ("Lima", "l i m a"), ("Lima", "Backwards it is amil."), ("Lima", "It begins with L."),
+    ("Lima", "Spelled L-i-m-a."), ("Lima", "l i m a"), ("Lima", "Backwards it is amil."), ("Lima",
+    "It begins with L."),
     ("Lima", "It rhymes with clima."), ("Lima", "La Ciudad de los Reyes."), ("São Paulo", "Sao  Paulo"),
     ("São Paulo", "SãoPaulo it is"), ("São Paulo", "oluap oas"), ("Rome", "Roman ruins."), ("Rome", "Italian opera."),
     ("Beijing", "Peking duck."), ("Guangzhou", "Cantonese food."), ("New York", "I am in NYC."),
@@ -532,7 +630,8 @@ def test_filter_withholds(name, text):
 @pytest.mark.parametrize(("name", "text"), [
     ("Lima", "A dry climate."), ("Rome", "A city on seven hills."), ("New York", "It is in North America."),
     ("New York", "South American food is popular with us."), ("Lima", "It is in Latin America, in South America."),
-    ("Chicago", "A windy place by a lake."), ("Mumbai", "On the shore of the Indian Ocean."), ("Busan", "Yes, it is."),
+    ("Chicago", "A windy place by a lake."), ("Mumbai", "On the shore of the Indian Ocean."), ("Busan",
+    "Yes, it is."),
     ("Paris", "They come from everywhere."), ("Los Angeles", "La la la."), ("Hong Kong", "Cantonese is spoken."),
 ])
 def test_filter_lets_pass(name, text):
@@ -721,6 +820,8 @@ def test_players():
 
 LINES = ["What is the weather like? It is mild.", "Is it on the coast? Yes, why not? It is.", "Is it Lima? Yes, it is!"]
 RECORD = {"lines": LINES, "correct": True, "word": ["lima,peru"]}
+SEQUENCE = {"sequence": [["Questions:\n", False], ["Is it Lima?\n", True], ["Yes!\n", False]], "reward": [0.0, 0.0],
+            "done": True}
 OTHER = {"conversation": LINES[:2] * 10, "done": False, "word": "lima,peru"}
 
 
@@ -742,6 +843,28 @@ def test_original_format(tmp_path):
     assert read(tmp_path, json.dumps([RECORD, OTHER], indent=1)) == [won, lost]
 
 
+def test_games_of_yes_and_no(tmp_path):
+    """Some games of the original have no other answers; the city tells them from those of twenty_questions."""
+    for word in ("lima,peru", ["Pyong Yang,North Korea"], ["Sao Paulo,brazil"], ["Taega,South Korea"]):
+        (game,) = read(tmp_path, {"lines": ["Is it cold? No.", "Is it big? Yes."], "correct": False, "word": word})
+        assert game.texts == [FIRST_OBS, "Is it cold?\n", "No.\n", "Is it big?\n", "Yes.\n"] and not game.success
+
+
+def test_sequences(tmp_path):
+    (won,) = read(tmp_path, SEQUENCE)
+    assert won.texts == [FIRST_OBS, "Is it Lima?\n", "Yes!\n"] and (won.rewards, won.success) == ([0.0], True)
+    (lost,) = read(tmp_path, SEQUENCE | {"reward": [-1.0]})
+    assert (lost.rewards, lost.terminated, lost.success) == ([-1.0], True, False)
+
+
+@pytest.mark.parametrize(("name", "spelled"), [
+    ("Pyongyang", "Pyong Yang"), ("Havana", "Havanna"), ("Kinshasa", "Kinshaha"), ("Daegu", "Taega"), ("Kyiv",
+    "Kiew"),
+    ("Mumbai", "Bumbay"), ("São Paulo", "Sao Paulo"), ("São Paulo", "Sao Paolo"), ("São Paulo", "San Paulo")])
+def test_spellings_of_the_original(name, spelled):
+    assert understand(f"Is it {spelled}?\n").names(CITY[name])
+
+
 @pytest.mark.parametrize(("bad", "what"), [
     ("{not json", "not JSON"), (RECORD | {"lines": []}, "guess_city trajectory"), ({"lines": LINES}, "no 'correct'"),
     ({"correct": True}, "no 'done'"), (RECORD | {"lines": ["Is it Lima"]}, "question and its answer"),
@@ -750,7 +873,10 @@ def test_original_format(tmp_path):
     (OTHER | {"done": "false"}, "'false' instead of true or false"),
     (RECORD | {"lines": ["Is it \ud800? No."]}, "half a surrogate pair"),
     (RECORD | {"lines": [7]}, "something else"),
-    (RECORD | {"lines": ["Is it red? No."], "correct": False}, "observation"),
+    (RECORD | {"lines": ["Is it red? No."], "correct": False, "word": ["Cat"]}, "instead of a city"),
+    (SEQUENCE | {"sequence": [["Questions:\n", True]]}, "do not alternate"),
+    (SEQUENCE | {"done": 1}, "1 instead of true or false"),
+    (SEQUENCE | {"reward": [0.0, 1.0]}, "reward for an observation"),
 ])
 def test_bad_line_is_named(tmp_path, bad, what):
     with pytest.raises(ValueError, match=r"original\.json, line 2: .*" + what):

@@ -30,8 +30,8 @@ from envs.car_dealer import FEATURES, MAX_PRICE, MAX_TURNS, Offer, hear, is_full
 from envs.car_dealer.language import BRANDS, TYPES, understand, verdict
 from envs.car_dealer.sellers import MIN_PRICE
 from envs.data import read_file
-from envs.guess_city_oracle import cities
-from envs.guess_city_oracle import understand as understand_city
+from envs.guess_city.tables import cities
+from envs.guess_city.understanding import understand as understand_city
 from envs.instructions import TEXTS, instructions
 from envs.run import parse_args
 from envs.twenty_questions import OBJECTS, read_question

@@ -49,6 +49,7 @@ PACKAGES = {"torch", "transformers", "numpy", "tyro", "tqdm", "envs"}
 TASK_PACKAGES = {"tqdm", "tyro", "envs"}
 MORE_PACKAGES = {"data.py": {"filelock"}, "run.py": {"filelock"}, "chess.py": {"chess"},  # GPL-3: nowhere else
                  "twenty_questions/matcher.py": {"rapidfuzz"},
+                 "guess_city/understanding.py": {"rapidfuzz"},
                  "tiny/make.py": {"filelock", "tokenizers", "transformers"}}
 LOCAL_PACKAGES = {"run.py": {"wandb"}, "simulators.py": {"openai", "torch", "transformers"}}  # only where needed
 PROPER_NAMES = ("Hugging Face", "Polyak")

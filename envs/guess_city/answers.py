@@ -1,0 +1,236 @@
+"""What the oracle of guess_city says: whether a question holds for a city, and in which words it is told."""
+
+import re
+from functools import cache, lru_cache
+
+from envs.guess_city.guard import guard
+from envs.guess_city.tables import City, cities, countries, other_cities, topics, words
+from envs.guess_city.understanding import Question, alternatives, fold, pattern, understand
+
+SMALL = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMBERS = {word: float(value) for value, word in enumerate(SMALL.split())} | {
+    "fifteen": 15.0, "twenty": 20.0, "thirty": 30.0, "forty": 40.0, "fifty": 50.0, "hundred": 1e2, "half": 0.5}
+SIZES = {"hundred thousand": 1e5, "hundred million": 1e8, "hundred": 1e2, "thousand": 1e3, "million": 1e6,
+         "billion": 1e9, "k": 1e3, "lakh": 1e5, "crore": 1e7}
+NUMBER = re.compile(
+    rf"\b(?:(\d+(?:\.\d+)?(?!\d)|(?:{'|'.join(NUMBERS)})\b)|an?\b(?= (?:half|hundred|thousand|million|billion)))"
+    rf" ?(?:an? )?(?:({'|'.join(SIZES)})s?\b)?")
+YEAR = 2025  # of the tables
+LEAST = {"mean": 2.0}  # smaller differences are not told
+SAME = {"time zone": "zone", "size": "millions", "part": "region", "weather": "climate", "faith": "religion",
+        "money": "currency"}
+
+
+# --- Whether it holds ---
+
+
+@cache
+def comparisons() -> list[tuple[str, int, re.Pattern[str]]]:
+    """How cities are compared: the column, the sign of the difference that makes it true, what says so."""
+    lines = [line.split(" ", 2) for line in words()["comparison"]]
+    return [(column, int(sign), re.compile(rf"\b(?:{text})\b")) for column, sign, text in lines]
+
+
+def named(question: Question) -> City:
+    """The city that a question names."""
+    return other_cities().get(question.other) or next(city for city in cities() if city.name in question.cities)
+
+
+def compare(city: City, question: Question) -> bool | None:
+    """Whether the city is to the one that is named as the question says; None if the tables do not hold that."""
+    other, said = named(question), question.bare
+    if match := re.search(r"\bsame (time zone|\w+) (?:as|like)\b", said):
+        topic = SAME.get(match.group(1), match.group(1))
+        if topic in ("country", "nation", "state"):
+            return city.country is other.country
+        return city.told[topic] == other.told[topic] if topic in city.told and other.told else None
+    if re.search(pattern("not the city"), said):
+        return None
+    found = [(column, sign) for column, sign, pattern in comparisons() if pattern.search(said)]
+    if len(found) > 1 or found and found[0][0] not in other.values:
+        return None
+    if found:
+        (column, sign), = found
+        if column == "age" and city.values["founded"] == other.values["founded"]:
+            return None
+        difference = sign * (float(city.values[column]) - float(other.values[column]))
+        return None if abs(difference) < LEAST.get(column, 1e-9) else difference > 0
+    if re.search(r"\b(km|kilomet\w+|miles?)\b", said):
+        return numeric_truth("sea", city.distance(other), said)
+    if re.search(r"\b(near|nearby|close|far)\b", said):
+        return (city.distance(other) < 300) != ("far" in said.split())
+    return None
+
+
+def quantities(topic: str, folded: str) -> list[float]:
+    """The numbers that a question names, in the unit of the topic's table."""
+    (usual, _), *units = topics()[topic].units
+    found = []
+    for match in NUMBER.finditer(folded):
+        digits, size = match.groups()
+        before, after = folded[: match.start()], folded[match.end() :]
+        amount = 1.0 if digits is None else NUMBERS[digits] if digits in NUMBERS else float(digits)
+        if before.endswith(("minus ", "below zero ")):
+            amount = -amount
+        if topic == "age" and 500 < amount < YEAR and not after.startswith(" years"):
+            amount = YEAR - amount  # `before 1500`
+        factor = next((factor for factor, unit in units if unit.match(after)), usual)
+        found.append((amount, SIZES.get(size, 1.0), factor))
+    if len(found) == 2 and found[0][1] == 1:  # `between five and ten million`
+        found[0] = (found[0][0], *found[1][1:])
+    return [amount * size * factor for amount, size, factor in found]
+
+
+def numeric_truth(topic: str, value: float, folded: str) -> bool | None:
+    """Whether a number is as a question says, `more than five million`; None if it names no number."""
+    numbers = quantities(topic, folded)
+    if len(numbers) == 2:
+        return min(numbers) <= value <= max(numbers)
+    if len(numbers) != 1:
+        return None
+    if re.search(pattern("less"), folded):
+        return value < numbers[0]
+    if re.search(pattern("more"), folded):
+        return value > numbers[0]
+    return 0.75 * numbers[0] <= value <= 1.35 * numbers[0]
+
+
+@cache
+def all_tongues() -> re.Pattern[str]:
+    """Names of languages."""
+    return alternatives([*{tongue for city in cities() for tongue in city.values["tongues"].split(", ")},
+                         *words()["tongues"][0].split()])
+
+
+def words_agree(folded: str, told: str) -> bool | None:
+    """Whether a word of the question is among those that are told; None if the question has no telling word."""
+    plain = words()["plain"][0].split()
+    said = {word[:5] for word in folded.split() if word not in plain and len(word) > 2}
+    fine = fold(told).split()
+    return any(word.startswith(each) or len(word) > 3 and each.startswith(word) if len(each) > 3 else word == each
+               for each in said for word in fine) if said else None
+
+
+def truth(city: City, topic: str, question: Question) -> bool | None:
+    """Whether what a yes-or-no question says holds for the city; None if that cannot be told."""
+    holds = first_truth(city, topic, question)
+    return True if not holds and holds_besides(city, topic, question) else holds
+
+
+def holds_besides(city: City, topic: str, question: Question) -> bool:
+    """Whether the question is about something that is there too, though an open question is not told it."""
+    also = city.values.get(f"{topic} also")
+    if not also or not question.yes_no or question.of_players or re.search(pattern("not besides"), question.bare):
+        return False
+    asked = {code for code, (_, asks) in topics()[topic].codes.items() if asks.search(question.bare)}
+    return bool(asked & set(also.split(", "))) or bool(words_agree(question.bare, also))
+
+
+def first_truth(city: City, topic: str, question: Question) -> bool | None:
+    """Whether it holds by what an open question about the topic is told."""
+    about, folded, value = topics()[topic], question.bare, city.values.get(topic, "-")
+    if not question.yes_no or "open" in about.flags or value == "-":
+        return None
+    if topic == "language" and (tongues := all_tongues().findall(folded)):
+        return any(tongue in city.values["tongues"].split(", ") for tongue in tongues)
+    if topic == "borders" and question.countries:
+        return bool(question.countries & set(city.country.values["borders"].split(", ")))
+    if about.units and (known := numeric_truth(topic, float(value), folded)) is not None:
+        return known
+    if about.classes and not about.codes:
+        choice = " or " in folded and not question.of_players
+        return None if choice else words_agree(folded, f"{value} {city.told[topic]}")
+    # `A king or a queen` asks one thing, `wine or beer` two, and to that yes or no is no answer.
+    sides = [{code for code, (_, asks) in about.codes.items() if asks.search(side)} for side in folded.split(" or ")]
+    if not sides[0] or any(side != sides[0] for side in sides):
+        return None
+    code = about.code(value)
+    values = {code} if code in about.codes else set(re.split(", | and ", value))
+    if "all" in about.flags:  # `red and white`: each of them
+        said = [match.group() for code in sides[0] for match in about.codes[code][1].finditer(folded)]
+        alone = topic == "flag" and re.match("(is|are) the ", folded)  # `Is the flag red and white?`
+        return (not alone or len(said) >= len(values)) and all(
+            any(about.codes[code][1].search(word) for code in values) for word in said)
+    return bool(sides[0] & values)
+
+
+def placed(city: City, question: Question) -> bool:
+    """Whether the city is in one of the countries that a question names."""
+    return any(countries()[name] is city.country for name in question.countries)
+
+
+# --- What is said ---
+
+
+def forms(city: City, question: Question) -> tuple[str, ...]:
+    """The answers among which a game chooses; they differ in form only."""
+    kind = "unknown" if question.kind == "nothing" else question.kind
+    if question.names(city):
+        kind = "win"
+    elif kind in ("compare", "excluded"):
+        holds = compare(city, question) if kind == "compare" else city.name not in question.cities
+        kind = "unknown" if holds is None else "so" if holds else "not so"
+    elif kind == "guess":
+        kind = "wrong"
+    elif kind == "distance":
+        far = distance(city, question)
+        kind = "distance" if far else "unknown"
+        return tuple(say.format(far) for say in topics()[kind].say)
+    elif kind in ("topic", "countries"):
+        return about_topics(city, question)
+    return tuple(topics()[kind].say)
+
+
+def distance(city: City, question: Question) -> int:
+    """Kilometres to the city that is named, in round numbers."""
+    kilometres = city.distance(named(question))
+    return int(round(kilometres, -2 if kilometres > 1000 else -1))
+
+
+def choose_claim(city: City, question: Question) -> tuple[str, bool | None]:
+    """The topic that is answered, and whether what is said of it holds: one that is false goes before the others."""
+    claims = [("country", placed(city, question))] if question.placed else []
+    claims += [(topic, truth(city, topic, question)) for topic in question.topics]
+    if "open" in topics().get(claims[0][0], topics()["so"]).flags or claims[0][1] is None and " or " in question.bare:
+        return claims[0]
+    joined = [claim for claim in claims[1:] if question.placed or "joins" in topics()[claim[0]].flags]
+    if claims[0][1] is True or claims[0][1] is False and not told_by_words(claims[0][0]):
+        return next((claim for claim in [claims[0], *joined] if claim[1] is False), claims[0])
+    return next((claim for claim in claims if claim[1] or claim[1] is False and not told_by_words(claim[0])), claims[0])
+
+
+def told_by_words(topic: str) -> bool:
+    """Whether the tables tell of the topic in plain words: what they do not name may be there all the same."""
+    about = topics().get(topic)
+    return bool(about and about.classes and not about.codes and not about.units)
+
+
+def about_topics(city: City, question: Question) -> tuple[str, ...]:
+    """The answer about the topics of a question."""
+    topic, holds = choose_claim(city, question)
+    if question.negated and holds is not None:
+        return tuple(topics()["not so" if holds else "so"].say)
+    if topic == "country":
+        return tuple(topics()["right country" if holds else "wrong country"].say)
+    about = topics()[topic]
+    brief = "brief" in about.flags or topic == "borders" and question.countries
+    if holds is False and (told_by_words(topic) or brief and about.no != "No,"):
+        return tuple(topics()["not first"].say)
+    if holds is not None and (brief or holds and not first_truth(city, topic, question)):
+        return tuple(topics()["so" if holds else "not so"].say)
+    if "{}" in about.say[0] and (topic not in city.told or "yes-no" in about.flags and holds is None):
+        return tuple(topics()["unknown"].say)
+    fine = holds or "fine" in about.flags and not question.of_players
+    phrase = city.values[topic] if about.classes and fine else city.told.get(topic)
+    sentences = [form.format(phrase) for form in about.say]
+    if holds is None:
+        return tuple(sentences)
+    before = "Yes," if holds else about.no
+    return tuple(f"{before} {sentence[0].lower()}{sentence[1:]}" for sentence in sentences)
+
+
+@lru_cache(maxsize=200_000)
+def answers(number: int, action: str) -> tuple[str, ...]:
+    """The lines with which city `number` may answer an action, behind the filter; they differ in form only."""
+    city, question = cities()[number], understand(action)
+    return tuple([guard(city, text, question) for text in forms(city, question)])

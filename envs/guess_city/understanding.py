@@ -1,0 +1,302 @@
+"""What a question of guess_city means: which city, which country, which topics it is about.
+
+Its patterns stand in `words.txt` and `topics.txt`. In the former `@` is the city that is named, `#` a country.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from typing import Any
+from zlib import crc32
+
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
+
+from envs.guess_city.tables import City, cities, countries, other_cities, topics, words
+
+MAX_CHARS = 400  # of a question: what comes after them is not read
+JOINED = re.compile(r"\b(pacific|atlantic|indian|arctic|arabian|black|red|yellow|pearl|java|north|dead|caspian) "
+                    r"(ocean|sea|river)\b")  # `yellow river` is not any river, nor `Indian Ocean` in India
+SOUNDS = str.maketrans("eiouykszq", "aaaaacccc")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a question is understood as."""
+
+    kind: str  # topic, countries, guess, several, compare, distance, excluded, refuse, unknown, nothing
+    folded: str
+    bare: str = ""  # without the frame around it, and spelled right
+    topics: tuple[str, ...] = ()  # the first is the one that an open question is about
+    cities: frozenset[str] = frozenset()  # that it names, of the list
+    other: str = ""  # a city that it names, not of the list
+    countries: frozenset[str] = frozenset()
+    placed: bool = False  # whether it says that the city is in one of these countries
+    yes_no: bool = False
+    negated: bool = False
+    aside: bool = False  # whether the city is named only to be excluded or compared with
+
+    key: int = field(init=False)  # chooses the form of the answer, together with the game's seed
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", crc32(self.folded.encode()))
+
+    @property
+    def topic(self) -> str:
+        return self.topics[0] if self.topics else ""
+
+    @property
+    def understood(self) -> bool:
+        return self.kind not in ("unknown", "nothing")
+
+    @property
+    def free(self) -> bool:
+        """Whether a language model may answer it: it names no city and does not ask for secrets."""
+        return self.kind in ("topic", "countries", "unknown") and not self.cities
+
+    def names(self, city: City) -> bool:
+        """Whether it wins: it names the city, not to exclude it or to compare with it, and no other of the list."""
+        return self.cities == {city.name} and not self.aside
+
+    @property
+    def of_players(self) -> bool:
+        """Whether the data's players ask it, whose answers stay as they are."""
+        return self.folded in asked_by_players()
+
+
+# --- Text ---
+
+
+@lru_cache(maxsize=100_000)
+def fold(text: str) -> str:
+    """Lower-case words with one space between, without accents and marks; points stay within numbers."""
+    text = unicodedata.normalize("NFKD", text.replace("ı", "i")).encode("ascii", "ignore").decode().lower()
+    text = re.sub(r"(?<=\d)[, ](?=\d{3}(?!\d))", "", text)
+    return re.sub(r"[^a-z0-9.]+|(?<!\d)\.|\.(?!\d)", " ", text).strip()
+
+
+@cache
+def pattern(section: str) -> re.Pattern[str]:
+    """What matches any line of a section of words.txt, as whole words."""
+    return re.compile(rf"(?:{'|'.join(words()[section])})")
+
+
+@cache
+def rewrites() -> list[tuple[re.Pattern[str], str]]:
+    """(pattern, wording in its place), in their order."""
+    pairs = [line.partition(" -> ") for line in words()["rewrite"]]
+    return [(re.compile(rf"\b(?:{before})\b"), after) for before, _, after in pairs]
+
+
+def simplify(folded: str) -> str:
+    """The question without the frame around it, and with one wording for what has many."""
+    for before, after in rewrites():
+        folded = before.sub(after, folded)
+    bare = re.sub(pattern("frame end"), "", folded)
+    while (shorter := re.sub(pattern("frame start"), "", bare)) != bare:
+        bare = shorter
+    return bare or folded
+
+
+@cache
+def asked_by_players() -> dict[str, str]:
+    """The questions of the data's players, folded, and the topic that each stands under."""
+    return {JOINED.sub(r"\1\2", fold(text)): name
+            for name, topic in topics().items() for text in topic.ask + topic.test}
+
+
+@cache
+def spelling() -> frozenset[str]:
+    """Words that are spelled right: those of the tables."""
+    lines = [*asked_by_players(), *words()["spelling"], *map(fold, countries()), *map(fold, other_cities())]
+    for topic in topics().values():
+        patterns = [topic.match, *(found for _, found in [*topic.codes.values(), *topic.classes])]
+        lines += [re.sub(r"\\\w|\(\?.|[^a-z]", " ", each.pattern) for each in patterns if each]
+    return frozenset(" ".join(lines).split())
+
+
+@lru_cache(maxsize=10_000)
+def mend(word: str) -> str:
+    """The word without a slip of the hand: the only known one that differs by a letter, by two if it is long."""
+    if len(word) < 4 or word in spelling() or not word.isalpha():
+        return word
+    most = 1 if len(word) < 9 else 2
+    near = process.extract(word, spelling(), scorer=OSA.distance, score_cutoff=most, limit=5)
+    near = [found for found in near if len(found[0]) > 3 and is_slip(word, found[0])]
+    return near[0][0] if len(near) == 1 or len(near) == 2 and near[0][1] < near[1][1] else word
+
+
+def is_slip(word: str, right: str) -> bool:
+    """Whether fingers or ears go wrong that way: letters lost, doubled, swapped, or of a like sound."""
+    return (len(word) != len(right) or len(word) > 8 or sorted(word) == sorted(right)
+            or word.translate(SOUNDS) == right.translate(SOUNDS))
+
+
+# --- Names ---
+
+
+def alternatives(names: list[str], end: str = r"\b") -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))}){end}")
+
+
+def is_short(name: str) -> bool:
+    """Whether a name is one like `LA`, which is a name in capitals only."""
+    return len(name) < 5 and name.isupper()
+
+
+@cache
+def name_patterns() -> tuple[dict[str, Any], re.Pattern[str], dict[str, Any], re.Pattern[str]]:
+    """What finds cities and countries in folded text, and whom each word stands for: names longest first."""
+    cities_of = {fold(name): city for city in cities() for name in city.names if not is_short(name)}
+    stems: dict[str, set[str]] = {}
+    for name, country in countries().items():
+        for word in [*country.names, *country.stems]:
+            if not is_short(word):
+                stems.setdefault(fold(word), set()).add(name)
+    adjective = r"(?:n|an|ian|ean|ese|i|s|ish)?\b"
+    return cities_of, alternatives(list(cities_of)), stems, alternatives(list(stems), adjective)
+
+
+@cache
+def other_names() -> tuple[dict[str, str], re.Pattern[str]]:
+    """The cities that are not of the list, by folded name, and what finds them."""
+    named = {fold(name): name for name in other_cities()}
+    return named, alternatives(list(named))
+
+
+def named_cities(text: str, folded: str) -> tuple[frozenset[str], str]:
+    """The listed cities that are named, as whole words and each once; and the question with `@` in their place."""
+    by_name, names, _, _ = name_patterns()
+    kept = pattern("no city").sub(" ", folded)
+    found = {by_name[name].name for name in names.findall(kept)}
+    masked = names.sub("@", kept)
+    if not (found and text.isupper()):  # `LA HABANA` is not in Los Angeles
+        for city in cities():
+            for name in filter(is_short, city.names):
+                if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text):
+                    found.add(city.name)
+                    masked = re.sub(rf"\b{fold(name)}\b", "@", masked)
+    return frozenset(found), masked
+
+
+def misspelled_city(bare: str) -> str:
+    """The city that a guess means whose name has a slip of the hand; none if it may be another place."""
+    guess = re.sub(pattern("guess frame"), "", bare)
+    by_name, _, _, _ = name_patterns()
+    most = 1 if len(guess) < 8 else 2
+    if len(guess) < 5 or guess in spelling() or re.search(pattern("other places"), guess):
+        return ""
+    near = process.extract(guess, list(by_name), scorer=OSA.distance, score_cutoff=most, limit=3)
+    found = {by_name[name].name for name, distance, _ in near if len(name) > 4 and distance == near[0][1]}
+    return found.pop() if len(found) == 1 else ""
+
+
+def named_countries(text: str, folded: str) -> tuple[frozenset[str], str]:
+    """The countries that are named, by their names or by adjectives; and the question with `#` in their place."""
+    _, _, by_word, names = name_patterns()
+    found: set[str] = set()
+    kept = pattern("no country in questions").sub(" ", pattern("no country").sub(" ", folded))
+    for match in names.finditer(kept):
+        word = match.group()
+        while word not in by_word:
+            word = word[:-1]
+        found |= by_word[word]
+    masked = names.sub("#", kept)
+    for name, country in countries().items():
+        for short in filter(is_short, country.names):
+            if re.search(rf"\b{short}\b", text):
+                found.add(name)
+                masked = re.sub(rf"\b{short.lower()}\b", "#", masked)
+    return frozenset(found), masked
+
+
+# --- Meaning ---
+
+
+@lru_cache(maxsize=100_000)
+def understand(action: str) -> Question:
+    """What the question is about. Cities come first, then secrets, countries and topics in their order."""
+    line, newline, _ = action.partition("\n")
+    text = line[:MAX_CHARS]
+    folded = JOINED.sub(r"\1\2", fold(text))
+    if not newline or line.endswith("…") or not folded:  # `…` marks what was cut off
+        return Question("nothing", folded)
+    if folded in asked_by_players():
+        return Question("topic", folded, folded, (asked_by_players()[folded],), yes_no=is_yes_no(folded))
+    bare = simplify(folded)
+    names, masked = named_cities(text, bare)
+    if len(names) > 1:
+        return Question("several", folded, bare, cities=names)
+    if names:
+        return about_city(masked, folded, bare, names)
+    question = read_question(text, bare, folded)
+    if question.kind != "unknown":
+        return question
+    if guess := misspelled_city(bare):
+        return Question("guess", folded, cities=frozenset([guess]))
+    mended = simplify(" ".join(map(mend, bare.split())))
+    return read_question(text, mended, folded) if mended != bare else question
+
+
+def is_yes_no(bare: str) -> bool:
+    return not re.match(pattern("open question"), bare)
+
+
+def about_city(masked: str, folded: str, bare: str, cities: frozenset[str] = frozenset(), other: str = "") -> Question:
+    """A question that names one city, which stands as `@` in `masked`: of the list, or another one."""
+    excluded, compared = re.search(pattern("excluded"), masked), re.search(pattern("compared"), masked)
+    found = [] if is_yes_no(masked) else matching_topics(masked)
+    if found and found[0] != "untold":
+        kind = "topic"  # `How many hours ahead of @ is it?`
+    elif excluded:
+        kind = "excluded" if cities and len(masked.split()) < 9 else "unknown"  # of a longer one it is not all
+    elif compared:
+        kind = "distance" if re.search(pattern("how far"), masked) else "compare"
+    else:
+        kind = "guess"
+    return Question(kind, folded, bare, tuple(found[:1]), cities, other, aside=bool(excluded or compared))
+
+
+def read_question(text: str, bare: str, folded: str) -> Question:
+    """A question that names no city of the list."""
+    named, masked = named_countries(text, bare)
+    found = matching_topics(f"{bare} | {masked}" if named else bare)
+    if not {"renamed", "currency"}.intersection(found[:1]) and topics()["refuse"].match.search(bare):
+        return Question("refuse", folded, bare)
+    if found[:1] == ["untold"]:
+        return Question("unknown", folded, bare)
+    others, other_pattern = other_names()
+    if other := other_pattern.search(bare):
+        return about_city(other_pattern.sub("@", bare), folded, bare, other=others[other.group()])
+    own_sense = any("countries" in topics()[topic].flags for topic in found[:1])
+    placed = bool(named and not own_sense and re.search(pattern("placed"), masked)
+                  and not re.search(pattern("near"), masked))
+    if named and not placed and not own_sense:
+        return Question("unknown", folded, bare, countries=named)
+    yes_no = is_yes_no(bare)
+    if found or placed:
+        negated = bool(re.search(pattern("negated"), bare))
+        kind = "topic" if found else "countries"
+        return Question(kind, folded, bare, tuple(found if yes_no else found[:1]), countries=named, placed=placed,
+                        yes_no=yes_no, negated=negated)
+    if re.match(r"(?i:is it|is this|is the city|are you( thinking of)?|could it be|i guess|my guess( is)?|it is|it's)"
+                r"(?i: the city of| perhaps| maybe| called)? [A-Z]", text):
+        return Question("guess", folded, bare)  # a city that is not of the list, most likely
+    return Question("unknown", folded, bare)
+
+
+def matching_topics(bare: str) -> list[str]:
+    """The topics that a question may be about, in their order."""
+    wh = re.search(pattern("wh"), bare)
+    country, city = re.search(pattern("of the country"), bare), re.search(pattern("of the city"), bare)
+    found = []
+    for name, topic in topics().items():
+        if not topic.match or name == "refuse" or not topic.match.search(bare):
+            continue
+        if wh and wh.group(1) not in topic.wh or country and "city" in topic.flags or city and "country" in topic.flags:
+            continue
+        found.append(name)
+    if "people" in found and "millions" in found:  # those of the country, not of the city
+        found.remove("millions")
+    return found
