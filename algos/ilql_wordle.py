@@ -85,7 +85,7 @@ BC = "runs/{env_id}__bc_maze__{seed}/model"  # the BC run of the same task
 SMALL = dict(num_envs=512, num_eval_episodes=200, num_trajectories=None, steps_per_iteration=200)
 MAZE = dict(SMALL, model=BC, minibatch_size=64, decay_from=10**6, expectile=0.9, cql_weight=0.1, tau=0.1)
 BOARD = dict(SMALL, model=BC, decay_from=1000, gamma=0.9, expectile=0.7, cql_weight=2.0, target_v=True)
-TALK = dict(SMALL, num_iterations=6, minibatch_size=64, decay_from=1000, eval_every=3)
+TALK = dict(SMALL, num_trajectories=300_000, minibatch_size=64, decay_from=1000, eval_every=3)
 TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
     "maze_fo": dict(MAZE, num_iterations=12, target_v=True, beta=(4.0, 16.0, 64.0), eval_every=4),
     "maze_po": dict(MAZE, num_iterations=4, learning_rate=3e-4, gamma=0.9, beta=(4.0, 8.0, 16.0, 32.0)),
@@ -94,8 +94,8 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
         beta=(4.0, 16.0, 64.0), eval_every=2)),
     "chess": dict(BOARD, num_iterations=5, minibatch_size=4, beta=(1.0, 2.0), eval_every=5),
     "endgames": dict(BOARD, num_iterations=16, minibatch_size=16, beta=(1.0, 2.0, 4.0), eval_every=8),
-    "twenty_questions": dict(TALK, num_trajectories=300_000, cql_weight=2.0, beta=(1.0, 2.0, 4.0)),
-    "guess_city": dict(TALK, num_trajectories=300_000, num_iterations=4, cql_weight=0.05, beta=(2.0, 4.0)),
+    "twenty_questions": dict(TALK, num_iterations=6, cql_weight=2.0, beta=(1.0, 2.0, 4.0)),
+    "guess_city": dict(TALK, num_iterations=4, cql_weight=0.05, beta=(2.0, 4.0, 8.0)),
     "car_dealer": dict(TALK, model=BC, num_trajectories=50_000, num_iterations=10, cql_weight=10.0,
                        beta=(2.0, 4.0, 8.0), eval_every=5),
 }
