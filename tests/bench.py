@@ -40,6 +40,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -399,7 +400,7 @@ class Case:
         """Let the policy learn until its actions are like the data's, and keep it."""
         if self.taught:
             return
-        batches = self.endless_batches(min(16, self.args.minibatch_size))
+        batches = self.endless_batches(min(16, max(2, self.args.minibatch_size // 4)))
         for step in range(self.options.teaching_steps):
             self.optimizer.param_groups[0]["lr"] = LEARNING_RATES[self.size] * min(1.0, (step + 1) / 20)
             self.step(next(batches))
@@ -408,11 +409,11 @@ class Case:
 
     # The scripts' way and the ordinary way, to play and to learn.
 
-    def play(self, num_games: int) -> list[Any]:
-        return script.rollout(self.reader, self.envs, range(num_games), self.text, self.args)
+    def play(self, seeds: range) -> list[Any]:
+        return script.rollout(self.reader, self.envs, seeds, self.text, self.args)
 
-    def play_ordinary(self, num_games: int) -> list[Trajectory]:
-        return play_ordinary(self.player, self.tokenizer, self.ends_line, self.envs, range(num_games), self.args)
+    def play_ordinary(self, seeds: range) -> list[Trajectory]:
+        return play_ordinary(self.player, self.tokenizer, self.ends_line, self.envs, seeds, self.args)
 
     def step(self, games: list[Any]) -> int:
         """A gradient step, as `main` does it; returns the number of the games' tokens."""
@@ -473,35 +474,37 @@ def rollouts(case: Case) -> dict[str, str]:
     if on_gpu and find_spec("vllm"):
         server = VLLM(case.folder, case.options.dtype, args.max_length)
 
-    def timed(play: Callable[[int], list]) -> Callable[[], tuple[float, list]]:
-        def run() -> tuple[float, list]:
-            games: list = []
-            taken = seconds(lambda: games.extend(play(n)), args.device)
-            return taken, games
+    def timed(play: Callable[[range], list]) -> Callable[[], tuple[float, range, list]]:
+        blocks = (range(i * n, (i + 1) * n) for i in count())  # other games in each pair, the same for each way
+
+        def run() -> tuple[float, range, list]:
+            seeds, games = next(blocks), []
+            taken = seconds(lambda: games.extend(play(seeds)), args.device)
+            return taken, seeds, games
         return run
 
-    def by_server(num_games: int) -> list[Trajectory]:
-        return server.play(case.text, case.ends_line, case.envs, range(num_games), args)
+    def by_server(seeds: range) -> list[Trajectory]:
+        return server.play(case.text, case.ends_line, case.envs, seeds, args)
 
     ways = [case.play, case.play_ordinary, *([by_server] if server else [])]
-    peak = peak_memory(lambda: case.play(n), args.device)
+    peak = peak_memory(lambda: case.play(range(n)), args.device)
     for play in ways[1 if on_gpu else 0 :]:
-        play(n if on_gpu else min(n, 8))  # warm up: what a GPU does first takes longer
+        play(range(n if on_gpu else min(n, 8)))  # warm up: what a GPU does first takes longer
     turns_per_second: list[list[float]] = [[] for _ in ways]
     tokens_per_second, mbu, mfu, of_bound, environments = [], [], [], [], []
     for results in in_turns(pairs, *map(timed, ways)):
         copy, matmul = copy_rate(args.device), matmul_rate(args.device, case.dtype)
-        taken, games = results[0]
+        taken, seeds, games = results[0]
         work = work_of(games, case.policy, n, case.dtype.itemsize)
         tokens_per_second.append(work.tokens / taken)
         mbu.append(work.bytes / copy / taken)
         mfu.append(work.operations / matmul / taken)
         of_bound.append(work.bound(copy, matmul) / taken)
         trajectories = [game.trajectory for game in games]
-        alone = seconds(lambda trajectories=trajectories: replay(trajectories, case.envs), args.device)
+        alone = seconds(partial(replay, trajectories, case.envs, seeds), args.device)
         environments.append(alone / taken)
         turns_per_second[0].append(work.turns / taken)
-        for speeds, (taken, others) in zip(turns_per_second[1:], results[1:], strict=True):
+        for speeds, (taken, _, others) in zip(turns_per_second[1:], results[1:], strict=True):
             speeds.append(sum(len(game.rewards) for game in others) / taken)
     ratios = [Ratio([ours / theirs for ours, theirs in zip(turns_per_second[0], speeds, strict=True)])
               for speeds in turns_per_second[1:]]
@@ -536,10 +539,10 @@ def actions_of(game: Any) -> Iterator[list[int]]:
             action = []
 
 
-def replay(trajectories: list[Trajectory], envs: VectorEnv) -> None:
-    """Play these games, seeds from 0, again: side by side, nobody thinking."""
-    for game in range(len(trajectories)):
-        envs.reset(game, game)
+def replay(trajectories: list[Trajectory], envs: VectorEnv, seeds: range) -> None:
+    """Play these games of these seeds again, side by side; nobody has to think."""
+    for game, seed in enumerate(seeds):
+        envs.reset(game, seed)
     turn, left = 0, dict(enumerate(trajectories))
     while left:
         actions = {game: trajectory.texts[2 * turn + 1] for game, trajectory in left.items()}

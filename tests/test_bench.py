@@ -35,11 +35,11 @@ def test_both_ways_play_the_same_games(size, task):
     """Greedily; with natural tokens the ordinary way may cut words otherwise when it encodes again."""
     case = bench.Case(size, task, 3, options("--teaching-steps", "8"))
     case.args.temperature = 0.0
-    ours, ordinary = case.play(3), case.play_ordinary(3)
+    ours, ordinary = case.play(range(3)), case.play_ordinary(range(3))
     assert [game.trajectory for game in ours] == ordinary
     assert sum(len(game.trajectory.rewards) for game in ours) > 3
     envs = VectorEnv(task, 3)
-    bench.replay(ordinary, envs)
+    bench.replay(ordinary, envs, range(3))
     assert len(envs.free) == 3
 
 
