@@ -1,8 +1,12 @@
-"""Rollouts, offline data as tokens and the check of a model: compared with whole passes that keep no cache."""
+"""Rollouts, offline data as tokens and the check of a model: compared with whole passes that keep no cache.
+
+    LMRL_TEST_DEVICE=cuda python -m pytest tests/test_rollout.py     the same on a GPU
+"""
 
 import io
 import json
 import math
+import os
 import random
 import re
 import string
@@ -40,6 +44,7 @@ from algos import (
 from algos.bc_maze import Args, Episode, Reader, Text, Window, bc_loss, check_model, encode, load_model, rollout, sample
 from envs import Env, Trajectory, VectorEnv, make
 
+DEVICE = os.environ.get("LMRL_TEST_DEVICE", "cpu")
 SCRIPTS = [bc_maze, mc_twenty_questions, ilql_wordle, online_filtered_bc_text_nav, ppo_car_dealer, grpo_wordle,
            archer_twenty_questions]
 MORE = {mc_twenty_questions: [0.5]}  # what collate is told besides episodes and device: gamma
@@ -138,7 +143,7 @@ def words_of(env_id):
 
 def setting(env_id="babble", max_length=1024, max_new_tokens=4, temperature=1.0, **options):
     """(args, text) for a game, with a tokenizer of its words."""
-    args = Args(device="cpu", max_length=max_length, max_new_tokens=max_new_tokens, temperature=temperature, **options)
+    args = Args(device=DEVICE, max_length=max_length, max_new_tokens=max_new_tokens, temperature=temperature, **options)
     tokenizer = word_tokenizer(words_of(env_id))
     return args, Text(tokenizer, len(tokenizer))
 
@@ -147,7 +152,7 @@ def random_model(family, text, args, seed=0):
     """A tiny model with weights so large that its logits depend on every token before."""
     torch.manual_seed(seed)
     config = FAMILIES[family](len(text.tokenizer), args.max_length)
-    return enlarge(AutoModelForCausalLM.from_config(config)).eval()
+    return enlarge(AutoModelForCausalLM.from_config(config)).to(DEVICE).eval()
 
 
 def enlarge(model, std=0.3):
@@ -180,7 +185,7 @@ class WatchedReader(Reader):
 @torch.no_grad()
 def own_logits(model, ids):
     """The model's logits (T, V) of one whole pass over the ids."""
-    return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    return model(input_ids=torch.tensor([ids], device=DEVICE), use_cache=False).logits[0]
 
 
 def play(model, env_id, text, args, num_envs=3, num_games=GAMES, next_logits=None):
@@ -241,7 +246,7 @@ def test_logits_are_those_of_a_pass_without_a_cache(family, env_id, max_length):
             torch.testing.assert_close(torch.stack(reader.logits[id(window)]), logits[places - 1], rtol=0, atol=1e-4)
             sampled += logits.log_softmax(-1)[places - 1, torch.tensor(window.ids)[places]].tolist()
     with torch.no_grad():  # all at once, padded, as in training
-        batch = bc_maze.collate(episodes, "cpu")
+        batch = bc_maze.collate(episodes, DEVICE)
         assert bc_loss(model, batch).item() == pytest.approx(-sum(sampled) / len(sampled), abs=1e-4)
     lengths = {len(action) for episode in episodes for _, action, _ in actions_of(episode)}
     assert len(lengths) > 1 and max(sampled) - min(sampled) > 2  # else this tests little
@@ -376,7 +381,7 @@ def play_slowly(trunks, next_logits, env, text, seed, args):
     while not over:
         action = []
         while len(action) < args.max_new_tokens and "\n" not in text.tokenizer.decode(action):
-            ids = torch.tensor([context + action])
+            ids = torch.tensor([context + action], device=DEVICE)
             with torch.no_grad():
                 hidden = [trunk(input_ids=ids, use_cache=False).last_hidden_state[:, -1] for trunk in trunks]
                 action = [*action, next_logits(*hidden).argmax().item()]
@@ -414,7 +419,7 @@ def test_rollout_equals_one_without_a_cache(family, env_id, max_length):
     args, text = setting(env_id, max_length, temperature=0.0)
     model = random_model(family, text, args)
     # What random models repeat is forbidden now and then, so that actions differ in length.
-    forbid = torch.randn(32, len(text.tokenizer), generator=torch.Generator().manual_seed(2)) * 3
+    forbid = 3 * torch.randn(32, len(text.tokenizer), generator=torch.Generator().manual_seed(2)).to(DEVICE)
 
     def next_logits(hidden):
         return model.lm_head(hidden) + torch.tanh(hidden) @ forbid
@@ -429,7 +434,7 @@ def test_rollout_with_a_critic_equals_one_without_a_cache():
     """Two trunks, each with a cache of its own; β weighs the smaller of the two Qs."""
     args, text = setting(max_length=60, temperature=0.0)
     policy = random_model("gpt2", text, args)
-    critic = ilql_wordle.Critic(random_model("llama", text, args, seed=1), 0.0).eval()
+    critic = ilql_wordle.Critic(random_model("llama", text, args, seed=1), 0.0).to(DEVICE).eval()
     torch.manual_seed(3)
     for head in (critic.q1, critic.q2):
         nn.init.normal_(head[2].weight, std=0.5)
@@ -473,7 +478,7 @@ def test_rows_that_read_for_one_another():
     for number in range(6):
         ready, logits = reader.read(windows)
         for row, values in zip(ready, logits, strict=True):
-            own = model(torch.tensor([windows[row].ids])).logits[0, -1]
+            own = own_logits(model, windows[row].ids)[-1]
             torch.testing.assert_close(values, own, rtol=0, atol=1e-4)
             windows[row].ids.append(5 + row)
             compared += len(windows[row].ids) > 12
@@ -567,7 +572,7 @@ def test_sample():
 
 def always(text, *tokens):
     """`next_logits` of a policy that says nothing but these tokens, the first of them most probably."""
-    logits = torch.full((len(text.tokenizer),), -100.0)
+    logits = torch.full((len(text.tokenizer),), -100.0, device=DEVICE)
     for rank, token in enumerate(tokens):
         logits[text.tokenizer.convert_tokens_to_ids(token)] = -rank
     return lambda hidden: logits.expand(len(hidden), -1)
@@ -625,7 +630,7 @@ TEXTS = ["ab\n", "x\n", "c\n", "yz\n", "d\n"]
 
 def encoded(trajectory, markov, script=bc_maze):
     """([(text, places of the chosen tokens) of each window], rewards, ends_turn, terminated)."""
-    args, tokenizer = script.Args(device="cpu", max_length=99), word_tokenizer("abcdxyz\n")
+    args, tokenizer = script.Args(device=DEVICE, max_length=99), word_tokenizer("abcdxyz\n")
     episode, = script.encode([trajectory], Babble(markov), script.Text(tokenizer, len(tokenizer)), args)
     assert args.max_new_tokens == max(map(len, trajectory.texts[1::2]))
     windows = [("".join(tokenizer.convert_ids_to_tokens(window.ids)), window.chosen) for window in episode.windows]
@@ -671,7 +676,7 @@ def test_texts_are_tokenised_on_their_own():
     text = Text(tokenizer, len(tokenizer))
     assert text.encode("ab") + text.encode("c\n") != text.encode("abc\n")
     trajectory = Trajectory(["ab", "c\n", "ab"], [0.0], False, False)
-    episode, = encode([trajectory], Babble(False), text, Args(device="cpu", max_length=20))
+    episode, = encode([trajectory], Babble(False), text, Args(device=DEVICE, max_length=20))
     assert episode.windows[0].ids == text.encode("ab") + text.encode("c\n") + text.encode("ab")
 
 
@@ -765,7 +770,7 @@ def saved_model(folder, config, tokenizer, std=0.3):
     model = AutoModelForCausalLM.from_config(config(vocab_size=len(tokenizer)))
     (enlarge(model, std) if std else model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return Args(model=str(folder), device="cpu", max_new_tokens=4)
+    return Args(model=str(folder), device=DEVICE, max_new_tokens=4)
 
 
 def check(args):
@@ -796,13 +801,13 @@ def test_a_model_is_right_or_refused(name, std, tmp_path):
             check(args)
         return
     policy, text = check(args)
-    ids = torch.randint(len(text.tokenizer), (2, max_length), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(len(text.tokenizer), (2, max_length), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
     reader.reset(2, markov=False)
     windows = {0: Window(ids[0, : max_length // 2].tolist()), 1: Window(ids[1, :3].tolist())}
     with torch.no_grad():
         own = policy(input_ids=ids, use_cache=False).logits
-        batch = bc_maze.Batch(ids, torch.arange(2 * max_length - 1), ids.flatten()[1:])
+        batch = bc_maze.Batch(ids, torch.arange(2 * max_length - 1, device=DEVICE), ids.flatten()[1:])
         expected = nn.functional.cross_entropy(own.flatten(0, 1)[:-1], ids.flatten()[1:]).item()
         assert bc_loss(policy, batch).item() == pytest.approx(expected, abs=1e-4)
         while max(window.num_read for window in windows.values()) < max_length:
@@ -840,7 +845,7 @@ def test_more_ids_than_tokens_are_no_fault(tmp_path):
     config = GPT2Config(vocab_size=len(tokenizer) + 9, n_positions=64, **GPT2)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    _, text = check(Args(model=str(tmp_path), device="cpu"))
+    _, text = check(Args(model=str(tmp_path), device=DEVICE))
     assert len(text.ends_line) == len(tokenizer) + 9 and not any(text.ends_line[-9:])
 
 
@@ -854,4 +859,4 @@ def test_spaces_stay_as_they_are():
 
 def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="^error: cannot load .*nothing"):
-        load_model(Args(model=str(tmp_path / "nothing"), device="cpu"))
+        load_model(Args(model=str(tmp_path / "nothing"), device=DEVICE))
