@@ -66,7 +66,7 @@ def test_a_new_task(checkout):
     folder = checkout / "runs" / "higher__bc_maze__1"
     games = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
     assert len([game for game in games if "texts" in game]) == 8 and (folder / "model" / "config.json").exists()
-    typed = run(checkout, "python -m envs.higher", "50\n101\n" + "1\n" * 8)
+    typed = run(checkout, "python -m envs.higher", "51\n101\n" + "1\n" * 8)
     assert typed.count("> ") == 10 and "return -" in typed
 
 

@@ -195,9 +195,14 @@ def play(model, env_id, text, args, num_envs=3, num_games=GAMES, next_logits=Non
     return rollout(reader, envs, range(num_games), text, args), envs, reader
 
 
+def marked(action):
+    """The action as the environment hears it: one that was cut off is marked."""
+    return action if action.endswith("\n") else action + "…"
+
+
 def written(action):
-    """The action as the trajectory has it: one that was cut off is marked."""
-    return action if action.endswith("\n") else action + "…\n"
+    """The action as the trajectory has it."""
+    return marked(action).removesuffix("\n") + "\n"
 
 
 def actions_of(episode):
@@ -265,7 +270,7 @@ def test_each_action_is_trained_on_once_and_whole(env_id, max_length):
         assert [reward for *_, reward in actions] == trajectory.rewards
         assert episode.terminated == trajectory.terminated
         if env_id in KINDS:
-            assert env.heard == heard
+            assert env.heard == [marked(action) for action in heard]
         # After the last action: nothing where the rules ended the game, else the last observation.
         last = episode.windows[-1]
         tail = last.ids[last.chosen[-1] + 1 if last.chosen else 0 :]
@@ -387,7 +392,7 @@ def play_slowly(trunks, next_logits, env, text, seed, args):
                 action = [*action, next_logits(*hidden).argmax().item()]
         actions.append((context, action))
         said = text.decode(action)
-        obs, reward, terminated, truncated, info = env.step(said)
+        obs, reward, terminated, truncated, info = env.step(marked(said))
         texts += [written(said), obs]
         rewards.append(reward)
         num_invalid += not info["valid"]
@@ -580,13 +585,13 @@ def always(text, *tokens):
 
 @pytest.mark.parametrize("markov", [False, True])
 def test_an_action_that_is_cut_off(markov):
-    """Goes to the environment as it is; the newline after it is not the agent's, the reward is on its last token."""
+    """Goes to the environment with a mark; the newline after it is not the agent's, the reward is on its last token."""
     args, text = setting(max_new_tokens=3)
     model = random_model("llama", text, args)
     env_id = "babble_markov" if markov else "babble"
     episodes, envs, _ = play(model, env_id, text, args, num_envs=1, next_logits=always(text, "a"))
     a, end = text.encode("a")[0], text.encode("\n")[0]
-    assert set(envs.envs[0].heard) == {"aaa"}
+    assert set(envs.envs[0].heard) == {"aaa…"}
     assert {episode.terminated for episode in episodes} == {False, True}
     for episode in episodes:
         trajectory, ids, chosen = episode.trajectory, [], []
@@ -620,7 +625,7 @@ def test_an_action_is_cut_after_its_newline():
         for (_, action, _), said in zip(actions_of(episode), heard, strict=True):
             assert text.decode(action) == said + "\ny" * said.endswith("\n") and len(action) == len(said.strip())
     assert len({action for episode in episodes for action in episode.trajectory.texts[1::2]}) > 1
-    assert set(envs.envs[0].heard) <= {"x\n", "ax\n", "aax\n", "aaa"}
+    assert set(envs.envs[0].heard) <= {"x\n", "ax\n", "aax\n", "aaa…"}
 
 
 # --- Token in, token out: offline data ---
