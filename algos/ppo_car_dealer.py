@@ -62,7 +62,7 @@ class Args:
     num_episodes: int = 256  # games of an iteration
     update_epochs: int = 2  # how often each game is learned from
     minibatch_size: int = 32  # games per gradient step
-    learning_rate: float = 3e-4  # learning rate of AdamW
+    learning_rate: float = 3e-4  # learning rate of AdamW; it falls to 0 in a straight line
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
     gamma: float = 0.99  # discount of a turn
     gae_lambda: float = 0.95  # λ of a turn
@@ -558,7 +558,8 @@ def main(args: Args) -> None:
         seeds = range(first_seed, first_seed + args.num_episodes)
         metrics, episodes = play_games(reader, envs, "charts", seeds, text, replace(args, temperature=1.0))
         metrics["charts/episodes"] = iteration * args.num_episodes
-        metrics["charts/learning_rate"] = args.learning_rate
+        optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - (iteration - 1) / args.num_iterations)
+        metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
         num_turns += sum(len(episode.trajectory.rewards) for episode in episodes)
 
         old = look_back(policy, reference, value_model, episodes, args)
