@@ -114,6 +114,7 @@ class Line(NamedTuple):
     denied: frozenset[str] = frozenset()
     asked_about: frozenset[str] = frozenset()
     intents: frozenset[str] = frozenset()  # see words.txt; those of questions begin with `?`
+    mentioned: frozenset[str] = frozenset()  # names that are neither offered nor denied nor asked about
     cars: tuple["Line", ...] = ()  # what it says of each of several cars
 
 
@@ -260,10 +261,8 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
         end = other.end()
     sentence = "".join(pieces) + text[end:]
     text = CONTEXT["equipped"].sub("", sentence)
-    place = text.index("#")
-    begin = max((found.end() for found in CONTEXT["separator"].finditer(text, 0, place)), default=0)
-    stop = CONTEXT["separator"].search(text, place + 1)
-    clause = text[begin : stop.start() if stop else len(text)]
+    begin, end = clause_around(text, text.index("#"))
+    clause = text[begin:end]
     if text[begin - 1 : begin] == "," and CONTEXT["verb"].match(clause):
         clause = text[: CONTEXT["separator"].search(text).start()] + clause  # its subject stands before
     return sentence, CONTEXT["included"].sub("", clause)
@@ -296,12 +295,14 @@ def understand_sentence(sentence: str) -> Line:
         else:
             prices, asked = [], False
     probing = asks and not asked and CONTEXT["probe"].search(sentence) and not CONTEXT["showing"].search(sentence)
-    offered, denied = names_in(sentence)
+    found = names_in(sentence)
+    offered, none = frozenset(found["offered"]), frozenset()
+    about = offered | found["mentioned"]
     for kind, names in (("?brand", BRANDS), ("?type", TYPES), ("?features", FEATURES)):
-        if probing and " or " in sentence and len(offered & {*names}) > 1:
+        if probing and " or " in sentence and len(about & {*names}) > 1:
             intents = intents - {"?needs"} | {kind}  # no question of yes or no
-    return Line(num_words, tuple(prices), tuple(amounts), frozenset() if probing else frozenset(offered),
-                frozenset(denied), frozenset(offered) if probing else frozenset(), frozenset(intents))
+    return Line(num_words, tuple(prices), tuple(amounts), none if probing else offered, frozenset(found["denied"]),
+                about if probing else none, frozenset(intents), none if probing else frozenset(found["mentioned"]))
 
 
 def intents_of(sentence: str, asks: bool) -> set[str]:
@@ -320,52 +321,61 @@ def intents_of(sentence: str, asks: bool) -> set[str]:
         found = CONTEXT[name].search(sentence)
         if found and not (asks or CONTEXT["not wished"].search(sentence[: found.end()])):
             intents.add(name)
-    return intents | {name for name in ("same price", "withdrawn") if CONTEXT[name].search(sentence)}
+    return intents | {name for name in ("same price", "withdrawn", "retracted") if CONTEXT[name].search(sentence)}
 
 
-def names_in(sentence: str) -> tuple[set[str], set[str]]:
-    """(names offered, names denied) in a sentence."""
-    offered, denied = set(), set()
-    if not MENTION.search(sentence):
-        return set(), set()
-    masked, ends, end = "", [], 0
+def names_in(sentence: str) -> dict[str, set[str]]:
+    """The names of a sentence that are offered, denied, or only mentioned."""
+    found: dict[str, set[str]] = {"offered": set(), "denied": set(), "mentioned": set()}
     places: dict[str, int] = {}
-    for match in MENTION.finditer(sentence):
-        name = NAMES[int(match.lastgroup[1:])]
-        masked += sentence[end : match.start()] + ("&" if name in FEATURES else "@")
-        end = match.end()
-        ends.append((name, match[0], len(masked)))
-    masked += sentence[end:]
-    for name, said, place in ends:
-        names = {name, "heated seats"} if name == "leather seats" and "heated" in said else {name}
-        names |= {"leather seats"} if name == "heated seats" and "leather" in said else set()
-        if is_denied(masked, place):
-            denied |= names
-        elif not is_aside(masked, place):
-            offered |= names
-            places |= dict.fromkeys(names, place)
+    masked, mentions = mask(sentence)
+    retracted = max((match.start() for match in CONTEXT["retracted"].finditer(masked)), default=0)
+    for name, place in mentions:
+        said = "denied" if name in FEATURES and place <= retracted else how_named(masked, place)
+        found[said].add(name)
+        places[name] = place
     for correction in CONTEXT["correction"].finditer(masked):
         for kind in ({*BRANDS}, BODIES):
-            earlier = {name for name in offered & kind if places[name] <= correction.start()}
-            offered -= earlier if earlier != offered & kind else set()  # `this Audi, sorry, this BMW`
-    return offered, denied
+            earlier = {name for name in found["offered"] & kind if places[name] <= correction.start()}
+            found["offered"] -= earlier if earlier != found["offered"] & kind else set()  # `this Audi, sorry, this BMW`
+    return found
 
 
-def is_denied(masked: str, place: int) -> bool:
-    """Whether the name that ends at `place` is said not to be there."""
+def mask(sentence: str) -> tuple[str, list[tuple[str, int]]]:
+    """(the sentence with @ for a brand or type and & for a feature, where in it each name ends)."""
+    pieces, mentions, end, place = [], [], 0, 0
+    for match in MENTION.finditer(sentence):
+        name = NAMES[int(match.lastgroup[1:])]
+        place += match.start() - end + 1
+        pieces += [sentence[end : match.start()], "&" if name in FEATURES else "@"]
+        both = {name, "heated seats", "leather seats"} if "heated" in match[0] and "leather" in match[0] else {name}
+        mentions += [(name, place) for name in both]
+        end = match.end()
+    return "".join(pieces) + sentence[end:], mentions
+
+
+def how_named(masked: str, place: int) -> str:
+    """Whether the name that ends at `place` is offered, denied, or only mentioned; a feature in doubt is not offered."""
     begin = max(masked.rfind(mark, 0, place - 1) for mark in ".;!?:") + 1
-    before = CONTEXT["denied"].search(masked[begin : place - 1])
-    if before and not CONTEXT["resets"].match(before[0]):
-        return True
-    return bool(CONTEXT["denied behind"].match(masked, place))
+    before, clause = masked[begin : place - 1], masked[slice(*clause_around(masked, place - 1))]
+    denied = CONTEXT["denied"].search(before)
+    if denied and not CONTEXT["resets"].match(denied[0]) or CONTEXT["denied behind"].match(masked, place):
+        return "denied"
+    aside = CONTEXT["aside"].search(clause) or CONTEXT["option"].match(masked)
+    if masked[place - 1] == "@":
+        return "mentioned" if aside else "offered"
+    shown = CONTEXT["has"].search(before) or CONTEXT["there"].match(masked, place)
+    listed = CONTEXT["listed"].search(before) and CONTEXT["list ends"].match(masked, place)
+    if (shown or listed) and not aside and not CONTEXT["doubt"].search(clause):
+        return "offered"
+    return "denied" if CONTEXT["negative"].search(clause) else "mentioned"
 
 
-def is_aside(masked: str, place: int) -> bool:
-    """Whether the name that ends at `place` is of another's car, in its clause."""
-    begin = max((found.end() for found in CONTEXT["separator"].finditer(masked, 0, place - 1)), default=0)
-    stop = CONTEXT["separator"].search(masked, place)
-    clause = masked[begin : stop.start() if stop else len(masked)]
-    return bool(CONTEXT["aside"].search(clause) or CONTEXT["option"].match(masked))
+def clause_around(text: str, place: int) -> tuple[int, int]:
+    """Where the clause of what stands at `place` begins and ends."""
+    begin = max((found.end() for found in CONTEXT["separator"].finditer(text, 0, place)), default=0)
+    stop = CONTEXT["separator"].search(text, place + 1)
+    return begin, stop.start() if stop else len(text)
 
 
 @lru_cache(maxsize=8192)
@@ -395,6 +405,10 @@ def understand(text: str) -> Line:
     text = rewrite(text, "spelling")
     text = re.sub(r"[a-z]{5,}", lambda match: respell(match[0]), text)
     lines = [understand_sentence(part) for sentence in sentences_of(text) for part in parts_of(sentence)]
+    for number, line in enumerate(lines):
+        if "retracted" in line.intents and not line.denied:  # `It doesn't have those.`, of the sentence before
+            before = lines[number - 1] if number else Line()
+            lines[number] = line._replace(denied=line.denied | (before.offered | before.mentioned) & {*FEATURES})
     cars: list[list[Line]] = [[]]
     for line in lines:
         if cars[-1] and is_another(joined(cars[-1]), line):
@@ -426,7 +440,7 @@ def joined(lines: list[Line]) -> Line:
     if len(lines) == 1:
         return lines[0]
     return Line(sum(line.num_words for line in lines), *(sum((line[i] for line in lines), ()) for i in (1, 2)),
-                *(frozenset().union(*(line[i] for line in lines)) for i in (3, 4, 5, 6)))
+                *(frozenset().union(*(line[i] for line in lines)) for i in range(3, 8)))
 
 
 @lru_cache(maxsize=32_768)
