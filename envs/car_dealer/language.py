@@ -287,8 +287,8 @@ def understand_sentence(sentence: str) -> Line:
         return Line(num_words)
     asks = bool(CONTEXT["asks"].search(sentence))
     prices, amounts = amounts_in(sentence) if NUMERIC.search(sentence) else ([], [])
-    intents = intents_of(sentence, asks)
     asked = any(role != "correct" for role, _ in prices)
+    intents = intents_of(sentence, asks, asked)
     if "?budget" in intents and asked:
         if CONTEXT["fits"].search(sentence):
             intents = intents - {"?budget"} | {"close"}
@@ -305,8 +305,8 @@ def understand_sentence(sentence: str) -> Line:
                 about if probing else none, frozenset(intents), none if probing else frozenset(found["mentioned"]))
 
 
-def intents_of(sentence: str, asks: bool) -> set[str]:
-    """What the sentence does."""
+def intents_of(sentence: str, asks: bool, asked: bool) -> set[str]:
+    """What a sentence does that `asks` something, or has `asked` a price."""
     intents = {name for name, pattern in INTENTS.items() if (asks or name[0] != "?") and pattern.search(sentence)}
     kinds = intents & {"?brand", "?type", "?features"}
     if len(kinds) > 1 or intents & {"?needs", "?features"} and CONTEXT["everything"].search(sentence):
@@ -319,7 +319,7 @@ def intents_of(sentence: str, asks: bool) -> set[str]:
         intents -= {"?needs", "?brand", "?type"}  # small talk
     for name in ("wished car", "wished features"):
         found = CONTEXT[name].search(sentence)
-        if found and not (asks or CONTEXT["not wished"].search(sentence[: found.end()])):
+        if found and not ("?" in sentence or asks and not asked or CONTEXT["not wished"].search(sentence[: found.end()])):
             intents.add(name)
     return intents | {name for name in ("same price", "withdrawn", "retracted") if CONTEXT[name].search(sentence)}
 
