@@ -319,8 +319,9 @@ def intents_of(sentence: str, asks: bool, asked: bool) -> set[str]:
         intents -= {"?needs", "?brand", "?type"}  # small talk
     for name in ("wished car", "wished features"):
         found = CONTEXT[name].search(sentence)
-        if found and not ("?" in sentence or asks and not asked or CONTEXT["not wished"].search(sentence[: found.end()])):
-            intents.add(name)
+        if found and not ("?" in sentence or asks and not asked):
+            clause = sentence[clause_around(sentence, found.start())[0] : found.end()]
+            intents |= set() if CONTEXT["not wished"].search(clause) else {name}
     return intents | {name for name in ("same price", "withdrawn", "retracted") if CONTEXT[name].search(sentence)}
 
 
