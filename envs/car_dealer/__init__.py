@@ -74,15 +74,7 @@ from envs.car_dealer.language import (
     understand,
     verdict,
 )
-from envs.car_dealer.sellers import (
-    SELLERS,
-    best_player,
-    data_player,
-    good_player,
-    player_of,
-    random_player,
-    told,
-)
+from envs.car_dealer.sellers import SELLERS, best_player, data_player, good_player, player_of, random_player, told
 from envs.data import flag
 
 __all__ = ["BRANDS", "BUDGETS", "CONSTANTS", "ENV", "FEATURES", "MAX_PRICE", "MAX_TURNS", "MIN_PRICE", "PERSONAS",

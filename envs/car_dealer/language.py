@@ -62,8 +62,8 @@ INTENTS = {name: re.compile(rf"\b(?:{pattern})" if pattern[0] != "^" else patter
 CONTEXT = {name: re.compile(pattern, re.ASCII) for name, (_, pattern) in WORDS["context"].items()}
 REWRITES = {kind: [(re.compile(pattern, re.ASCII), instead) for instead, _, pattern in ROWS[kind]]
             for kind in ("spelling", "rewrite")}
-ANY_OF = {kind: re.compile("|".join(f"(?:{pattern.pattern})" for pattern, _ in rows), re.ASCII)
-          for kind, rows in REWRITES.items()}
+ANY_OF = {kind: re.compile(edge + "(?:" + "|".join(pattern.pattern for pattern, _ in REWRITES[kind]) + ")", re.ASCII)
+          for kind, edge in (("spelling", r"\b"), ("rewrite", ""))}
 PRICES = [(role, where, re.compile(pattern, re.ASCII)) for role, where, pattern in ROWS["price"]]
 FILLERS, TYPOS, NO_TYPOS = ({*pattern.split()} for _, _, pattern in ROWS["filler"] + ROWS["typo"])
 SLIP = 0.82  # how similar a word has to be to one that is meant
@@ -317,9 +317,8 @@ def intents_of(sentence: str, asks: bool, asked: bool) -> set[str]:
         intents -= {"?type"}
     if CONTEXT["own car"].search(sentence):
         intents -= {"?needs", "?brand", "?type"}  # small talk
-    for name in ("wished car", "wished features"):
-        found = CONTEXT[name].search(sentence)
-        if found and not ("?" in sentence or asks and not asked):
+    for name in ("wished car", "wished features") if "?" not in sentence and (asked or not asks) else ():
+        if found := CONTEXT[name].search(sentence):
             clause = sentence[clause_around(sentence, found.start())[0] : found.end()]
             intents |= set() if CONTEXT["not wished"].search(clause) else {name}
     return intents | {name for name in ("same price", "withdrawn", "retracted") if CONTEXT[name].search(sentence)}
@@ -329,6 +328,8 @@ def names_in(sentence: str) -> dict[str, set[str]]:
     """The names of a sentence that are offered, denied, or only mentioned."""
     found: dict[str, set[str]] = {"offered": set(), "denied": set(), "mentioned": set()}
     places: dict[str, int] = {}
+    if not MENTION.search(sentence):
+        return found
     masked, mentions = mask(sentence)
     retracted = max((match.start() for match in CONTEXT["retracted"].finditer(masked)), default=0)
     for name, place in mentions:
@@ -356,7 +357,7 @@ def mask(sentence: str) -> tuple[str, list[tuple[str, int]]]:
 
 
 def how_named(masked: str, place: int) -> str:
-    """Whether the name that ends at `place` is offered, denied, or only mentioned; a feature in doubt is not offered."""
+    """Whether the name that ends at `place` is `offered`, `denied` or, as a feature in doubt, `mentioned` only."""
     begin = max(masked.rfind(mark, 0, place - 1) for mark in ".;!?:") + 1
     before, clause = masked[begin : place - 1], masked[slice(*clause_around(masked, place - 1))]
     denied = CONTEXT["denied"].search(before)
@@ -366,8 +367,8 @@ def how_named(masked: str, place: int) -> str:
     if masked[place - 1] == "@":
         return "mentioned" if aside else "offered"
     shown = CONTEXT["has"].search(before) or CONTEXT["there"].match(masked, place)
-    listed = CONTEXT["listed"].search(before) and CONTEXT["list ends"].match(masked, place)
-    if (shown or listed) and not aside and not CONTEXT["doubt"].search(clause):
+    shown = shown or CONTEXT["list ends"].match(masked, place) and CONTEXT["listed"].search(before)
+    if shown and not aside and not CONTEXT["doubt"].search(clause):
         return "offered"
     return "denied" if CONTEXT["negative"].search(clause) else "mentioned"
 
