@@ -86,10 +86,8 @@ AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
 SCALE = {"k": 1000, "grand": 1000, "thousand": 1000, "million": 10**6, "mil": 10**6, "m": 10**6, "hundred": 100}
 MOST_AMOUNTS = 20  # heard of a sentence
 FREE = re.compile(  # the car, not what comes with it
-    r"\b(?:(?:it|yours|this|(?:this|that) one|car|vehicle|" + "|".join(
-        pattern for kind in ("brand", "type") for _, pattern in WORDS[kind].values())
-    + r")(?: is)?(?: yours| away| to you)? (?:for free|free of charge|as a gift)"
-    r"|(?:it|car|this one) is free|it's free)\b")
+    r"(?:\b(?:it|yours|this|(?:this|that) one|car|vehicle)|@)(?: is)?(?: yours| away| to you)? "
+    r"(?:for free|free of charge|as a gift)\b|\b(?:(?:it|car|this one) is free|it's free)\b")
 DOLLARS = ("dollars", "dollar", "bucks", "usd", "$")
 RANGED = ("ask", "maybe", "list")
 RANGE = re.compile(r" ?(?:to|and|or|-) ?")
@@ -174,9 +172,10 @@ def rewrite(text: str, kind: str) -> str:
     return text
 
 
-def amounts_in(sentence: str) -> tuple[list[tuple[str, float]], list[int]]:
-    """(prices, amounts) of a sentence in lower case, as in `Line`."""
-    text = with_digits(sentence)
+@lru_cache(maxsize=32_768)
+def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
+    """(prices, amounts) of a masked sentence, as in `Line`."""
+    text = with_digits(masked)
     found = find_amounts(text)
     prices, money_amounts = [], []
     corrections = [match.start() for match in CONTEXT["correction"].finditer(text)]
@@ -200,11 +199,9 @@ def is_range(first: Amount, second: Amount, text: str) -> bool:
     return bool(between) and first.role in (*RANGED, "none limit") and first.value <= second.value
 
 
-def with_digits(sentence: str) -> str:
-    """The sentence with the names as @ and &, and what is a number as digits."""
-    text = FREE.sub("it for $0", re.sub("[#~@&]", " ", sentence))
-    text = MENTION.sub(lambda match: "&" if NAMES[int(match.lastgroup[1:])] in FEATURES else "@", text)
-    text = rewrite(text, "rewrite")
+def with_digits(masked: str) -> str:
+    """The masked sentence with what is a number as digits."""
+    text = rewrite(FREE.sub("it for $0", masked), "rewrite")
     text = AND_A_HALF.sub(r"\1.5k", IN_WORDS.sub(digits, text))
     return AND_HUNDREDS.sub(lambda match: match[1] + match[2].replace(" hundred", "00"), text)
 
@@ -283,19 +280,20 @@ def role_of(sentence: str, clause: str, percent: bool) -> str:
 def understand_sentence(sentence: str) -> Line:
     """What a sentence in lower case says; nothing where it puts words into the buyer's mouth."""
     num_words = len(sentence.split())
-    if CONTEXT["claim"].search(sentence):
+    masked, mentions = mask(sentence)
+    if CONTEXT["claim"].search(masked):
         return Line(num_words)
-    asks = bool(CONTEXT["asks"].search(sentence))
-    prices, amounts = amounts_in(sentence) if NUMERIC.search(sentence) else ([], [])
+    asks = bool(CONTEXT["asks"].search(masked))
+    prices, amounts = amounts_in(masked) if NUMERIC.search(masked) else ([], [])
     asked = any(role != "correct" for role, _ in prices)
-    intents = intents_of(sentence, asks, asked)
+    intents = intents_of(masked, asks, asked)
     if "?budget" in intents and asked:
-        if CONTEXT["fits"].search(sentence):
+        if CONTEXT["fits"].search(masked):
             intents = intents - {"?budget"} | {"close"}
         else:
             prices, asked = [], False
-    probing = asks and not asked and CONTEXT["probe"].search(sentence) and not CONTEXT["showing"].search(sentence)
-    found = names_in(sentence)
+    probing = asks and not asked and CONTEXT["probe"].search(masked) and not CONTEXT["showing"].search(masked)
+    found = names_in(masked, mentions)
     offered, none = frozenset(found["offered"]), frozenset()
     about = offered | found["mentioned"]
     for kind, names in (("?brand", BRANDS), ("?type", TYPES), ("?features", FEATURES)):
@@ -305,32 +303,32 @@ def understand_sentence(sentence: str) -> Line:
                 about if probing else none, frozenset(intents), none if probing else frozenset(found["mentioned"]))
 
 
-def intents_of(sentence: str, asks: bool, asked: bool) -> set[str]:
-    """What a sentence does that `asks` something, or has `asked` a price."""
-    intents = {name for name, pattern in INTENTS.items() if (asks or name[0] != "?") and pattern.search(sentence)}
+@lru_cache(maxsize=32_768)
+def intents_of(masked: str, asks: bool, asked: bool) -> frozenset[str]:
+    """What a masked sentence does that `asks` something, or has `asked` a price."""
+    intents = {name for name, pattern in INTENTS.items() if (asks or name[0] != "?") and pattern.search(masked)}
     kinds = intents & {"?brand", "?type", "?features"}
-    if len(kinds) > 1 or intents & {"?needs", "?features"} and CONTEXT["everything"].search(sentence):
+    if len(kinds) > 1 or intents & {"?needs", "?features"} and CONTEXT["everything"].search(masked):
         intents = intents - {"?brand", "?type"} | {"?needs", "?features"}
     elif intents & {"?brand", "?features", "?budget"}:
         intents -= {"?needs"}  # a question for one thing only
     elif "?needs" in intents:
         intents -= {"?type"}
-    if CONTEXT["own car"].search(sentence):
+    if CONTEXT["own car"].search(masked):
         intents -= {"?needs", "?brand", "?type"}  # small talk
-    for name in ("wished car", "wished features") if "?" not in sentence and (asked or not asks) else ():
-        if found := CONTEXT[name].search(sentence):
-            clause = sentence[clause_around(sentence, found.start())[0] : found.end()]
+    for name in ("wished car", "wished features") if "?" not in masked and (asked or not asks) else ():
+        if found := CONTEXT[name].search(masked):
+            clause = masked[clause_around(masked, found.start())[0] : found.end()]
             intents |= set() if CONTEXT["not wished"].search(clause) else {name}
-    return intents | {name for name in ("same price", "withdrawn", "retracted") if CONTEXT[name].search(sentence)}
+    return frozenset(intents) | {name for name in ("same price", "withdrawn", "retracted") if CONTEXT[name].search(masked)}
 
 
-def names_in(sentence: str) -> dict[str, set[str]]:
-    """The names of a sentence that are offered, denied, or only mentioned."""
+def names_in(masked: str, mentions: list[tuple[str, int]]) -> dict[str, set[str]]:
+    """The names of a masked sentence that are offered, denied, or only mentioned."""
     found: dict[str, set[str]] = {"offered": set(), "denied": set(), "mentioned": set()}
     places: dict[str, int] = {}
-    if not MENTION.search(sentence):
+    if not mentions:
         return found
-    masked, mentions = mask(sentence)
     retracted = max((match.start() for match in CONTEXT["retracted"].finditer(masked)), default=0)
     for name, place in mentions:
         said = "denied" if name in FEATURES and place <= retracted else how_named(masked, place)
@@ -345,6 +343,7 @@ def names_in(sentence: str) -> dict[str, set[str]]:
 
 def mask(sentence: str) -> tuple[str, list[tuple[str, int]]]:
     """(the sentence with @ for a brand or type and & for a feature, where in it each name ends)."""
+    sentence = re.sub("[#~@&]", " ", sentence)
     pieces, mentions, end, place = [], [], 0, 0
     for match in MENTION.finditer(sentence):
         name = NAMES[int(match.lastgroup[1:])]
@@ -356,6 +355,7 @@ def mask(sentence: str) -> tuple[str, list[tuple[str, int]]]:
     return "".join(pieces) + sentence[end:], mentions
 
 
+@lru_cache(maxsize=32_768)
 def how_named(masked: str, place: int) -> str:
     """Whether the name that ends at `place` is `offered`, `denied` or, as a feature in doubt, `mentioned` only."""
     begin = max(masked.rfind(mark, 0, place - 1) for mark in ".;!?:") + 1
