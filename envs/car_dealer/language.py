@@ -320,7 +320,8 @@ def intents_of(masked: str, asks: bool, asked: bool) -> frozenset[str]:
         if found := CONTEXT[name].search(masked):
             clause = masked[clause_around(masked, found.start())[0] : found.end()]
             intents |= set() if CONTEXT["not wished"].search(clause) else {name}
-    return frozenset(intents) | {name for name in ("same price", "withdrawn", "retracted") if CONTEXT[name].search(masked)}
+    others = {name for name in ("same price", "withdrawn", "retracted") if CONTEXT[name].search(masked)}
+    return frozenset(intents | others)
 
 
 def names_in(masked: str, mentions: list[tuple[str, int]]) -> dict[str, set[str]]:
