@@ -38,7 +38,7 @@ def start(wanted, seed):
 def answers(env, topic, reply):
     """Whether the buyer's line is an answer to a question about the topic."""
     said = understand(reply)
-    names = said.offered | said.asked_about
+    names = said.offered | said.asked_about | said.mentioned
     if topic == "budget":
         return bool(said.amounts)
     if topic in ("discount", "hurry"):

@@ -36,7 +36,7 @@ from envs.car_dealer import (
     utility,
     worth,
 )
-from envs.car_dealer.deal import Told
+from envs.car_dealer.deal import Told, fraction
 from envs.car_dealer.language import BRANDS, FEATURES, LINES, SAID, TYPES, enumerate_names, money, understand, verdict
 from envs.car_dealer.sellers import offer_line, told
 from envs.data import load_dataset
@@ -263,7 +263,7 @@ def kinds(name):
     for row in (HERE / "car_dealer_kinds.txt").read_text(encoding="utf-8").splitlines():
         if row.startswith("["):
             section = row[1:-1]
-        elif section == name:
+        elif section == name and not row.startswith("#"):
             yield row.rsplit(" | ", 1)
 
 
@@ -280,6 +280,24 @@ def test_kinds_of_amounts(line, price):
 @pytest.mark.parametrize(("line", "features"), list(kinds("features")))
 def test_kinds_of_features(line, features):
     assert hear(BEFORE, understand(line), TOLD).features == {*features.split(", ")} - {"-"}
+
+
+@pytest.mark.parametrize(("line", "left"), list(kinds("denied")))
+def test_features_that_are_taken_back(line, left):
+    car = Offer("BMW", frozenset(["sedan"]), frozenset(["sunroof", "leather seats"]), 50_000, 50_000, 50_000)
+    assert hear(car, understand(line), TOLD).features == {*left.split(", ")} - {"-"}
+
+
+@pytest.mark.parametrize(("line", "has"), list(kinds("in doubt")))
+def test_a_feature_in_doubt_is_not_offered(line, has):
+    offer = hear(Offer("BMW", frozenset(["sedan"]), price=50_000), understand(line), TOLD)
+    assert ("navigation system" in offer.features) == (has == "yes")
+
+
+@pytest.mark.parametrize(("line", "brand"), list(kinds("described")))
+def test_the_car_that_he_described(line, brand):
+    offer = hear(Offer(), understand(line), TOLD)
+    assert (offer.brand or "-") == brand and offer.features == ({*TOLD.features} if brand == TOLD.brand else set())
 
 
 @pytest.mark.parametrize(("line", "car"), list(kinds("car")))
@@ -318,8 +336,9 @@ def test_a_line_with_an_amount_that_is_no_price_sells_nothing():
     """What was wrong is put right in the same line, at a price that is not clear."""
     env = game("picky")
     says(env, offered(29_000, (*CAR[:2], CAR[2][:1]))[:-1])
-    obs, _, terminated, _, _ = says(env, "I'll add a sunroof, and with tax that would be $31,000 plus fees.")
-    assert not terminated and re.search("cost|price|much", obs) or "sunroof" in obs
+    obs, _, terminated, _, _ = says(env, "It has a sunroof too, which makes it $31,000 plus fees.")
+    assert env.offer.features == {*CAR[2]} and env.offer.price == 29_000
+    assert not terminated and re.search("cost|price|much", obs), obs
     assert says(env, "It has a sunroof. The price is $29,000.")[1:3] == (29.0, True)
 
 
@@ -437,7 +456,7 @@ PRICES = st.one_of(st.none(), st.integers(1, 400).map(lambda n: 500 * n), st.sam
 
 
 @given(st.lists(st.tuples(st.lists(CLAUSES, max_size=3), PRICES), min_size=1, max_size=26), st.integers(0, 10**6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_deals_are_offered_accepted_and_within_the_budget(turns, seed):
     """Of random sellers. The prices are written in one plain form, so that this test need not read them."""
     env = make("car_dealer")
@@ -467,7 +486,7 @@ def test_deals_are_offered_accepted_and_within_the_budget(turns, seed):
 @given(st.sampled_from(PERSONAS), st.sampled_from(BUDGETS), st.sampled_from(BRANDS[:2]),
        st.sets(st.sampled_from(TYPES[:3]), max_size=2), st.sets(st.sampled_from(FEATURES)), st.integers(2, 300),
        st.integers(0, 200))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_utility(persona, budget, brand, kinds, features, price, cut):
     """The documented formula, in other words; nobody pays more than the budget."""
     wishes = {*FEATURES[:3]}
@@ -519,7 +538,7 @@ def test_who_buys(trajectories):
     shares, discounts = {}, {}
     for persona in PERSONAS:
         games = []
-        for seed in range(PERSONAS.index(persona), 1500, 3):
+        for seed in range(PERSONAS.index(persona), 600, 3):
             games.append(play(env, env.players()["data"], seed))
             assert env.buyer.persona == persona
         shares[persona] = statistics.mean(t.success for t in games)
@@ -570,7 +589,7 @@ def test_sellers_hear_what_is_said(persona):
 
 @pytest.mark.parametrize("persona", PERSONAS)
 def test_answers_are_true(persona):
-    for seed in range(10):
+    for seed in range(4):
         env = game(persona, seed=seed)
         env.patience = 1000
         for line, names in (("What are you looking for?", {"Toyota", "SUV"}), ("Which brand?", {"Toyota"}),
@@ -638,7 +657,7 @@ def test_forged_lines():
 @given(st.lists(st.one_of(st.text(), st.text("$20,0k%. ?\n…abTSUV-'"), st.sampled_from(ATTACKS + ["\n", "", "…\n"]),
                           st.sampled_from([offered(20_000), offered(20_000)[:-1]])), min_size=1, max_size=26),
        st.integers(), st.sampled_from(["revenue", "fraction"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_text_is_answered(actions, seed, reward):
     env = make("car_dealer", reward=reward)
     env.reset(seed)
@@ -713,8 +732,14 @@ def test_speed(trajectories):
 
 
 @pytest.fixture(scope="module")
-def trajectories():
-    return list(make("car_dealer").generate(5000, 0))
+def dialogues():
+    """(buyer, offer at the end, trajectory) of the default dataset, generated once for all tests."""
+    return [(env.buyer, env.offer, trajectory) for env, trajectory in make("car_dealer").dialogues(5000, 0, 0)]
+
+
+@pytest.fixture(scope="module")
+def trajectories(dialogues):
+    return [trajectory for _, _, trajectory in dialogues]
 
 
 def test_data_is_like_the_papers(trajectories):
@@ -785,7 +810,7 @@ def test_reference_returns():
     "It costs {}.", "The list price is {}.", "It was {}.", "For you it is {}.", "I take {} off.", "10% off!"]),
     st.sampled_from([500, 1000, 20_000, 45_000, 50_000, 50_100, 60_000, 149_000, 10**6])), min_size=1, max_size=3),
     min_size=1, max_size=4), st.sampled_from(PERSONAS))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_list_price_pays_more_than_the_best(turns, persona):
     """A sale pays 1 at most, and 18/19 where it takes a discount: the share that the best return is made of."""
     env = game(persona, 50_000, reward="fraction")
@@ -808,7 +833,7 @@ def test_data_player_takes_over_a_game():
 
 def test_players():
     env = make("car_dealer")
-    means = {name: statistics.mean(play(env, player, seed).episodic_return for seed in range(450))
+    means = {name: statistics.mean(play(env, player, seed).episodic_return for seed in range(150))
              for name, player in env.players().items()}
     assert means["random"] < 5 and means["pushy"] < 5 and means["best"] == 50
     assert means["pushy"] < means["data"] < means["generous"] < means["consultative"] < means["good"] <= means["best"]
@@ -832,7 +857,7 @@ def test_good_player_is_honest():
             env.step(action)
 
 
-def test_fraction():
+def test_fraction(dialogues):
     assert says(game("impatient", reward="fraction"), offered(24_000)[:-1])[1] == 24 / 27
     env = game("discount", reward="fraction")
     assert says(env, offered(30_000)[:-1], "10% off!")[1] == 27 / 30
@@ -842,7 +867,9 @@ def test_fraction():
             step = env.step(offered(listed, ("BMW", "truck", ())) if listed else "Well.\n")
         assert step[1] == pytest.approx(reward)
     env = make("car_dealer", reward="fraction")
-    assert statistics.mean(t.episodic_return for t in env.generate(5000, 0)) == pytest.approx(env.data, abs=0.005)
+    returns = [fraction(t.success and offer.price, buyer.budget, offer.list_price) for buyer, offer, t in dialogues]
+    assert [t.episodic_return for t in env.generate(200, 0)] == returns[:200]
+    assert statistics.mean(returns) == pytest.approx(env.data, abs=0.005)
 
 
 def test_bad_options():
@@ -871,9 +898,9 @@ def test_both_sides_tell_the_same_dialogues():
         assert ours.episodic_return <= budget / 1000
 
 
-def test_the_agent_as_buyer():
+def test_the_agent_as_buyer(dialogues):
     env = make("car_dealer", side="buyer")
-    for seed in range(150):
+    for seed in range(60):
         obs, _ = env.reset(seed)
         assert obs.startswith(env.profile) and obs.count("\n") == 2
         game = play(env, env.players()["data"], seed)
@@ -881,7 +908,9 @@ def test_the_agent_as_buyer():
         assert game.success == (game.episodic_return >= 0 and verdict(game.texts[-2]) == "sale")
     assert env.worst == env.worst_return() == -90
     assert env.best_return() == pytest.approx(env.best, abs=0.01)
-    assert statistics.mean(t.episodic_return for t in env.generate(5000, 0)) == pytest.approx(env.data, abs=0.01)
+    returns = [utility(buyer, offer) / 1000 if t.success else 0.0 for buyer, offer, t in dialogues]
+    assert [t.episodic_return for t in env.generate(200, 0)] == returns[:200]
+    assert statistics.mean(returns) == pytest.approx(env.data, abs=0.01)
     with pytest.raises(RuntimeError):
         env.step("Hello.\n")
 

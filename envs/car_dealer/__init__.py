@@ -6,8 +6,8 @@ type, one to four features, and budget. The dealer has every car. The list price
 line with it names as one ("normally $40,000"), at least the price that line asks; a dearer car raises it. A price
 counts from $1,000 to $150,000: any other is taken for a joke, so that no car is given away. An amount is a price only
 if it is asked for the car, in dollars, once and for all: not a commission, an option, a trade-in, a price that is
-refused or another's, a monthly rate, or one before tax. A line whose amounts are none of it sells nothing. The buyer
-sees
+refused or another's, a monthly rate, or one before tax. A line whose amounts are none of it sells nothing. A feature
+counts where a line shows that the car has it; where that is in doubt, it does not. The buyer sees
 
     utility = worth - price        worth = budget x (1 - 0.2 per wrong brand or type - 0.1 per missing feature
                                                        - 0.02 per feature not asked for), see `worth`
@@ -74,15 +74,7 @@ from envs.car_dealer.language import (
     understand,
     verdict,
 )
-from envs.car_dealer.sellers import (
-    SELLERS,
-    best_player,
-    data_player,
-    good_player,
-    player_of,
-    random_player,
-    told,
-)
+from envs.car_dealer.sellers import SELLERS, best_player, data_player, good_player, player_of, random_player, told
 from envs.data import flag
 
 __all__ = ["BRANDS", "BUDGETS", "CONSTANTS", "ENV", "FEATURES", "MAX_PRICE", "MAX_TURNS", "MIN_PRICE", "PERSONAS",

@@ -62,8 +62,8 @@ INTENTS = {name: re.compile(rf"\b(?:{pattern})" if pattern[0] != "^" else patter
 CONTEXT = {name: re.compile(pattern, re.ASCII) for name, (_, pattern) in WORDS["context"].items()}
 REWRITES = {kind: [(re.compile(pattern, re.ASCII), instead) for instead, _, pattern in ROWS[kind]]
             for kind in ("spelling", "rewrite")}
-ANY_OF = {kind: re.compile("|".join(f"(?:{pattern.pattern})" for pattern, _ in rows), re.ASCII)
-          for kind, rows in REWRITES.items()}
+ANY_OF = {kind: re.compile(edge + "(?:" + "|".join(pattern.pattern for pattern, _ in REWRITES[kind]) + ")", re.ASCII)
+          for kind, edge in (("spelling", r"\b"), ("rewrite", ""))}
 PRICES = [(role, where, re.compile(pattern, re.ASCII)) for role, where, pattern in ROWS["price"]]
 FILLERS, TYPOS, NO_TYPOS = ({*pattern.split()} for _, _, pattern in ROWS["filler"] + ROWS["typo"])
 SLIP = 0.82  # how similar a word has to be to one that is meant
@@ -86,10 +86,8 @@ AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
 SCALE = {"k": 1000, "grand": 1000, "thousand": 1000, "million": 10**6, "mil": 10**6, "m": 10**6, "hundred": 100}
 MOST_AMOUNTS = 20  # heard of a sentence
 FREE = re.compile(  # the car, not what comes with it
-    r"\b(?:(?:it|yours|this|(?:this|that) one|car|vehicle|" + "|".join(
-        pattern for kind in ("brand", "type") for _, pattern in WORDS[kind].values())
-    + r")(?: is)?(?: yours| away| to you)? (?:for free|free of charge|as a gift)"
-    r"|(?:it|car|this one) is free|it's free)\b")
+    r"(?:\b(?:it|yours|this|(?:this|that) one|car|vehicle)|@)(?: is)?(?: yours| away| to you)? "
+    r"(?:for free|free of charge|as a gift)\b|\b(?:(?:it|car|this one) is free|it's free)\b")
 DOLLARS = ("dollars", "dollar", "bucks", "usd", "$")
 RANGED = ("ask", "maybe", "list")
 RANGE = re.compile(r" ?(?:to|and|or|-) ?")
@@ -114,6 +112,7 @@ class Line(NamedTuple):
     denied: frozenset[str] = frozenset()
     asked_about: frozenset[str] = frozenset()
     intents: frozenset[str] = frozenset()  # see words.txt; those of questions begin with `?`
+    mentioned: frozenset[str] = frozenset()  # names that are neither offered nor denied nor asked about
     cars: tuple["Line", ...] = ()  # what it says of each of several cars
 
 
@@ -173,9 +172,10 @@ def rewrite(text: str, kind: str) -> str:
     return text
 
 
-def amounts_in(sentence: str) -> tuple[list[tuple[str, float]], list[int]]:
-    """(prices, amounts) of a sentence in lower case, as in `Line`."""
-    text = with_digits(sentence)
+@lru_cache(maxsize=32_768)
+def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
+    """(prices, amounts) of a masked sentence, as in `Line`."""
+    text = with_digits(masked)
     found = find_amounts(text)
     prices, money_amounts = [], []
     corrections = [match.start() for match in CONTEXT["correction"].finditer(text)]
@@ -199,11 +199,9 @@ def is_range(first: Amount, second: Amount, text: str) -> bool:
     return bool(between) and first.role in (*RANGED, "none limit") and first.value <= second.value
 
 
-def with_digits(sentence: str) -> str:
-    """The sentence with the names as @ and &, and what is a number as digits."""
-    text = FREE.sub("it for $0", re.sub("[#~@&]", " ", sentence))
-    text = MENTION.sub(lambda match: "&" if NAMES[int(match.lastgroup[1:])] in FEATURES else "@", text)
-    text = rewrite(text, "rewrite")
+def with_digits(masked: str) -> str:
+    """The masked sentence with what is a number as digits."""
+    text = rewrite(FREE.sub("it for $0", masked), "rewrite")
     text = AND_A_HALF.sub(r"\1.5k", IN_WORDS.sub(digits, text))
     return AND_HUNDREDS.sub(lambda match: match[1] + match[2].replace(" hundred", "00"), text)
 
@@ -260,10 +258,8 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
         end = other.end()
     sentence = "".join(pieces) + text[end:]
     text = CONTEXT["equipped"].sub("", sentence)
-    place = text.index("#")
-    begin = max((found.end() for found in CONTEXT["separator"].finditer(text, 0, place)), default=0)
-    stop = CONTEXT["separator"].search(text, place + 1)
-    clause = text[begin : stop.start() if stop else len(text)]
+    begin, end = clause_around(text, text.index("#"))
+    clause = text[begin:end]
     if text[begin - 1 : begin] == "," and CONTEXT["verb"].match(clause):
         clause = text[: CONTEXT["separator"].search(text).start()] + clause  # its subject stands before
     return sentence, CONTEXT["included"].sub("", clause)
@@ -284,88 +280,105 @@ def role_of(sentence: str, clause: str, percent: bool) -> str:
 def understand_sentence(sentence: str) -> Line:
     """What a sentence in lower case says; nothing where it puts words into the buyer's mouth."""
     num_words = len(sentence.split())
-    if CONTEXT["claim"].search(sentence):
+    masked, mentions = mask(sentence)
+    if CONTEXT["claim"].search(masked):
         return Line(num_words)
-    asks = bool(CONTEXT["asks"].search(sentence))
-    prices, amounts = amounts_in(sentence) if NUMERIC.search(sentence) else ([], [])
-    intents = intents_of(sentence, asks)
+    asks = bool(CONTEXT["asks"].search(masked))
+    prices, amounts = amounts_in(masked) if NUMERIC.search(masked) else ([], [])
     asked = any(role != "correct" for role, _ in prices)
+    intents = intents_of(masked, asks, asked)
     if "?budget" in intents and asked:
-        if CONTEXT["fits"].search(sentence):
+        if CONTEXT["fits"].search(masked):
             intents = intents - {"?budget"} | {"close"}
         else:
             prices, asked = [], False
-    probing = asks and not asked and CONTEXT["probe"].search(sentence) and not CONTEXT["showing"].search(sentence)
-    offered, denied = names_in(sentence)
+    probing = asks and not asked and CONTEXT["probe"].search(masked) and not CONTEXT["showing"].search(masked)
+    found = names_in(masked, mentions)
+    offered, none = frozenset(found["offered"]), frozenset()
+    about = offered | found["mentioned"]
     for kind, names in (("?brand", BRANDS), ("?type", TYPES), ("?features", FEATURES)):
-        if probing and " or " in sentence and len(offered & {*names}) > 1:
+        if probing and " or " in sentence and len(about & {*names}) > 1:
             intents = intents - {"?needs"} | {kind}  # no question of yes or no
-    return Line(num_words, tuple(prices), tuple(amounts), frozenset() if probing else frozenset(offered),
-                frozenset(denied), frozenset(offered) if probing else frozenset(), frozenset(intents))
+    return Line(num_words, tuple(prices), tuple(amounts), none if probing else offered, frozenset(found["denied"]),
+                about if probing else none, frozenset(intents), none if probing else frozenset(found["mentioned"]))
 
 
-def intents_of(sentence: str, asks: bool) -> set[str]:
-    """What the sentence does."""
-    intents = {name for name, pattern in INTENTS.items() if (asks or name[0] != "?") and pattern.search(sentence)}
+@lru_cache(maxsize=32_768)
+def intents_of(masked: str, asks: bool, asked: bool) -> frozenset[str]:
+    """What a masked sentence does that `asks` something, or has `asked` a price."""
+    intents = {name for name, pattern in INTENTS.items() if (asks or name[0] != "?") and pattern.search(masked)}
     kinds = intents & {"?brand", "?type", "?features"}
-    if len(kinds) > 1 or intents & {"?needs", "?features"} and CONTEXT["everything"].search(sentence):
+    if len(kinds) > 1 or intents & {"?needs", "?features"} and CONTEXT["everything"].search(masked):
         intents = intents - {"?brand", "?type"} | {"?needs", "?features"}
     elif intents & {"?brand", "?features", "?budget"}:
         intents -= {"?needs"}  # a question for one thing only
     elif "?needs" in intents:
         intents -= {"?type"}
-    if CONTEXT["own car"].search(sentence):
+    if CONTEXT["own car"].search(masked):
         intents -= {"?needs", "?brand", "?type"}  # small talk
-    for name in ("wished car", "wished features"):
-        found = CONTEXT[name].search(sentence)
-        if found and not (asks or CONTEXT["not wished"].search(sentence[: found.end()])):
-            intents.add(name)
-    return intents | {name for name in ("same price", "withdrawn") if CONTEXT[name].search(sentence)}
+    for name in ("wished car", "wished features") if "?" not in masked and (asked or not asks) else ():
+        if found := CONTEXT[name].search(masked):
+            clause = masked[clause_around(masked, found.start())[0] : found.end()]
+            intents |= set() if CONTEXT["not wished"].search(clause) else {name}
+    others = {name for name in ("same price", "withdrawn", "retracted") if CONTEXT[name].search(masked)}
+    return frozenset(intents | others)
 
 
-def names_in(sentence: str) -> tuple[set[str], set[str]]:
-    """(names offered, names denied) in a sentence."""
-    offered, denied = set(), set()
-    if not MENTION.search(sentence):
-        return set(), set()
-    masked, ends, end = "", [], 0
+def names_in(masked: str, mentions: list[tuple[str, int]]) -> dict[str, set[str]]:
+    """The names of a masked sentence that are offered, denied, or only mentioned."""
+    found: dict[str, set[str]] = {"offered": set(), "denied": set(), "mentioned": set()}
     places: dict[str, int] = {}
-    for match in MENTION.finditer(sentence):
-        name = NAMES[int(match.lastgroup[1:])]
-        masked += sentence[end : match.start()] + ("&" if name in FEATURES else "@")
-        end = match.end()
-        ends.append((name, match[0], len(masked)))
-    masked += sentence[end:]
-    for name, said, place in ends:
-        names = {name, "heated seats"} if name == "leather seats" and "heated" in said else {name}
-        names |= {"leather seats"} if name == "heated seats" and "leather" in said else set()
-        if is_denied(masked, place):
-            denied |= names
-        elif not is_aside(masked, place):
-            offered |= names
-            places |= dict.fromkeys(names, place)
+    if not mentions:
+        return found
+    retracted = max((match.start() for match in CONTEXT["retracted"].finditer(masked)), default=0)
+    for name, place in mentions:
+        said = "denied" if name in FEATURES and place <= retracted else how_named(masked, place)
+        found[said].add(name)
+        places[name] = place
     for correction in CONTEXT["correction"].finditer(masked):
         for kind in ({*BRANDS}, BODIES):
-            earlier = {name for name in offered & kind if places[name] <= correction.start()}
-            offered -= earlier if earlier != offered & kind else set()  # `this Audi, sorry, this BMW`
-    return offered, denied
+            earlier = {name for name in found["offered"] & kind if places[name] <= correction.start()}
+            found["offered"] -= earlier if earlier != found["offered"] & kind else set()  # `this Audi, sorry, this BMW`
+    return found
 
 
-def is_denied(masked: str, place: int) -> bool:
-    """Whether the name that ends at `place` is said not to be there."""
+def mask(sentence: str) -> tuple[str, list[tuple[str, int]]]:
+    """(the sentence with @ for a brand or type and & for a feature, where in it each name ends)."""
+    sentence = re.sub("[#~@&]", " ", sentence)
+    pieces, mentions, end, place = [], [], 0, 0
+    for match in MENTION.finditer(sentence):
+        name = NAMES[int(match.lastgroup[1:])]
+        place += match.start() - end + 1
+        pieces += [sentence[end : match.start()], "&" if name in FEATURES else "@"]
+        both = {name, "heated seats", "leather seats"} if "heated" in match[0] and "leather" in match[0] else {name}
+        mentions += [(name, place) for name in both]
+        end = match.end()
+    return "".join(pieces) + sentence[end:], mentions
+
+
+@lru_cache(maxsize=32_768)
+def how_named(masked: str, place: int) -> str:
+    """Whether the name that ends at `place` is `offered`, `denied` or, as a feature in doubt, `mentioned` only."""
     begin = max(masked.rfind(mark, 0, place - 1) for mark in ".;!?:") + 1
-    before = CONTEXT["denied"].search(masked[begin : place - 1])
-    if before and not CONTEXT["resets"].match(before[0]):
-        return True
-    return bool(CONTEXT["denied behind"].match(masked, place))
+    before, clause = masked[begin : place - 1], masked[slice(*clause_around(masked, place - 1))]
+    denied = CONTEXT["denied"].search(before)
+    if denied and not CONTEXT["resets"].match(denied[0]) or CONTEXT["denied behind"].match(masked, place):
+        return "denied"
+    aside = CONTEXT["aside"].search(clause) or CONTEXT["option"].match(masked)
+    if masked[place - 1] == "@":
+        return "mentioned" if aside else "offered"
+    shown = CONTEXT["has"].search(before) or CONTEXT["there"].match(masked, place)
+    shown = shown or CONTEXT["list ends"].match(masked, place) and CONTEXT["listed"].search(before)
+    if shown and not aside and not CONTEXT["doubt"].search(clause):
+        return "offered"
+    return "denied" if CONTEXT["negative"].search(clause) else "mentioned"
 
 
-def is_aside(masked: str, place: int) -> bool:
-    """Whether the name that ends at `place` is of another's car, in its clause."""
-    begin = max((found.end() for found in CONTEXT["separator"].finditer(masked, 0, place - 1)), default=0)
-    stop = CONTEXT["separator"].search(masked, place)
-    clause = masked[begin : stop.start() if stop else len(masked)]
-    return bool(CONTEXT["aside"].search(clause) or CONTEXT["option"].match(masked))
+def clause_around(text: str, place: int) -> tuple[int, int]:
+    """Where the clause of what stands at `place` begins and ends."""
+    begin = max((found.end() for found in CONTEXT["separator"].finditer(text, 0, place)), default=0)
+    stop = CONTEXT["separator"].search(text, place + 1)
+    return begin, stop.start() if stop else len(text)
 
 
 @lru_cache(maxsize=8192)
@@ -395,6 +408,10 @@ def understand(text: str) -> Line:
     text = rewrite(text, "spelling")
     text = re.sub(r"[a-z]{5,}", lambda match: respell(match[0]), text)
     lines = [understand_sentence(part) for sentence in sentences_of(text) for part in parts_of(sentence)]
+    for number, line in enumerate(lines):
+        if "retracted" in line.intents and not line.denied:  # `It doesn't have those.`, of the sentence before
+            before = lines[number - 1] if number else Line()
+            lines[number] = line._replace(denied=line.denied | (before.offered | before.mentioned) & {*FEATURES})
     cars: list[list[Line]] = [[]]
     for line in lines:
         if cars[-1] and is_another(joined(cars[-1]), line):
@@ -426,7 +443,7 @@ def joined(lines: list[Line]) -> Line:
     if len(lines) == 1:
         return lines[0]
     return Line(sum(line.num_words for line in lines), *(sum((line[i] for line in lines), ()) for i in (1, 2)),
-                *(frozenset().union(*(line[i] for line in lines)) for i in (3, 4, 5, 6)))
+                *(frozenset().union(*(line[i] for line in lines)) for i in range(3, 8)))
 
 
 @lru_cache(maxsize=32_768)

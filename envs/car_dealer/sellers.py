@@ -40,7 +40,7 @@ def told(lines: list[str]) -> Told:
     brand = kind = ""
     features, limits, line = set(), (), Line()
     for line in map(understand, lines[1::2]):
-        names = line.offered | line.asked_about
+        names = line.offered | line.asked_about | line.mentioned
         brand = next((name for name in BRANDS if name in names), brand)
         kind = next((name for name in TYPES if name in names), kind)
         features |= names & {*FEATURES}
