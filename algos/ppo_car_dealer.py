@@ -17,10 +17,9 @@ V = mean + spread · head, on a trunk of its own, since errors of tens of thousa
 mean and spread follow the returns, the head is rescaled (Pop-Art, van Hasselt et al., arXiv 1602.07714).
 
 Source: PPO (Schulman et al., arXiv 1707.06347), LMRL-Gym (Abdulhai et al., arXiv 2311.18232). Deviations: γ
-and λ act per turn, not per token; V as above, never clipped; kl_coef is fixed, and there is no BC term.
+and λ act per turn; V as above, never clipped; kl_coef is fixed; no BC term; the learning rate falls to 0.
 
-    bash benchmarks.sh car_dealer bc_maze           # the policy to start from
-    python algos/ppo_car_dealer.py                  # 46 (k$) in 6 minutes; the policy has 15
+    python algos/ppo_car_dealer.py      # starts from the policy of: bash benchmarks.sh car_dealer bc_maze
 """
 
 import copy
@@ -62,7 +61,7 @@ class Args:
     num_episodes: int = 256  # games of an iteration
     update_epochs: int = 2  # how often each game is learned from
     minibatch_size: int = 32  # games per gradient step
-    learning_rate: float = 3e-4  # learning rate of AdamW; it falls to 0 in a straight line
+    learning_rate: float = 3e-4  # learning rate of AdamW
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
     gamma: float = 0.99  # discount of a turn
     gae_lambda: float = 0.95  # λ of a turn
