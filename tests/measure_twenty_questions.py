@@ -25,8 +25,8 @@ def ask(question: str, thing: str) -> tuple[str, bool]:
     return obs, info["success"]
 
 
-def measure(path: str, verbose: bool = False) -> dict[str, float]:
-    """The shares that the issue asks for, and for each kind of question how many of its answers are right."""
+def measure(path: str | Path, verbose: bool = False) -> dict[str, float]:
+    """How many questions are understood and answered rightly, as shares; prints them for each kind of question."""
     counts, kinds = Counter(), Counter()
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

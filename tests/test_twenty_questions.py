@@ -20,6 +20,7 @@ import pytest
 from gym_wrapper import check_with_gymnasium
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measure_twenty_questions import measure
 
 import envs
 from envs import make, play
@@ -980,3 +981,10 @@ def test_typed_game():
 def test_lost_game():
     assert "It was a dog.\n" in terminal("--seed", str(NUMBERS["dog"]), text="Is it a cat?\n" * 20)
     assert "You have found it: a dog!" in terminal("--player", "best", "--seed", str(NUMBERS["dog"]))
+
+
+def test_questions_of_people_who_have_not_seen_the_tables():
+    """No worse than when they were first asked; nothing has been mended by them."""
+    found = measure(Path(__file__).parent / "unseen" / "twenty_questions.jsonl")
+    assert found["understood"] >= 0.85 and found["right of understood"] >= 0.92
+    assert found["guesses that win"] >= 0.9 and found["near misses that win"] == 0
