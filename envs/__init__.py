@@ -191,6 +191,17 @@ def draw_seed() -> int:
     return random.randrange(SEEDS["eval"])
 
 
+def make_other_side(side: str, name: str, simulator_model: str, device: str) -> Any:
+    """The language model `name` that plays a dialogue's other `side` ("an oracle"); None for the scripted one."""
+    if name != "scripted":
+        from envs.simulators import make_simulator  # only when it is asked for: a local model needs torch
+
+        return make_simulator(name, simulator_model, device)
+    if simulator_model or device:
+        raise ValueError(f"simulator_model and device are for {side} that is a model")
+    return None
+
+
 def make(env_id: str, **options: str) -> Env:
     """A single game of the variant `env_id`; `options` are the task's own, as text (`vocabulary="words.txt"`)."""
     if env_id not in MODULES:

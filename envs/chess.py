@@ -92,12 +92,12 @@ class EnginePool:
 
     @staticmethod
     def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Do not report what python-chess leaves behind of an engine that has died or was ended: it is restarted."""
+        """Say nothing of the tasks of an engine that died or was stopped: a new one takes its place."""
         if not isinstance(context.get("exception"), (chess.engine.EngineTerminatedError, asyncio.InvalidStateError)):
             loop.default_exception_handler(context)
 
     def run(self, task: Any) -> Any:
-        """What the coroutine returns; when it fails or is interrupted, the engines are ended, and start anew later."""
+        """What the coroutine returns. If it fails or is interrupted, the engines are stopped; new ones start later."""
         future = asyncio.run_coroutine_threadsafe(task, self.loop)
         try:
             return future.result()

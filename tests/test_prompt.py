@@ -20,7 +20,7 @@ import llama_server
 import numpy as np
 import pytest
 import torch
-from test_simulators import CHATML, Follow, save_causal
+from test_simulators import CHATML, Follow, prepare_for_servers, save_causal
 
 import envs.simulators
 from algos import prompt_guess_city as script
@@ -308,12 +308,7 @@ def walk(body):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    pytest.importorskip("openai", reason="servers are asked through the package openai")
-    monkeypatch.setattr(envs.simulators, "CACHE", tmp_path / "simulators" / "answers.sqlite")
-    monkeypatch.setattr(envs.simulators, "PAUSE", 0.01)
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    prepare_for_servers(tmp_path, monkeypatch)
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(maze, "MAX_MOVES", 6)
     server = FakeServer(walk)

@@ -378,14 +378,19 @@ def nothing_made():
     make_simulator.cache_clear()
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
+def prepare_for_servers(tmp_path, monkeypatch):
+    """A cache of the test's own, no key, and pauses that take no time."""
     pytest.importorskip("openai", reason="servers are asked through the package openai")
     monkeypatch.setattr(envs.simulators, "CACHE", tmp_path / "simulators" / "answers.sqlite")
     monkeypatch.setattr(envs.simulators, "PAUSE", 0.01)
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    prepare_for_servers(tmp_path, monkeypatch)
     server = Server()
     yield server
     server.shutdown()

@@ -605,7 +605,7 @@ def test_reset_and_close():
     env.close()
 
 
-def test_a_data_player_starts_anew_with_each_game():
+def test_a_data_player_forgets_the_game_before():
     """Whatever was asked before, and in whichever turn it takes over."""
     env, player = make("twenty_questions"), make("twenty_questions").players()["data"]
     rng = random.Random(0)

@@ -43,7 +43,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from envs import SEEDS, Env, Player, Step, Trajectory, draw_seed
+from envs import SEEDS, Env, Player, Step, Trajectory, draw_seed, make_other_side
 from envs.car_dealer import bounds
 from envs.car_dealer.buyer import BUDGETS, PATIENCE, PERSONAS, QUESTIONS, draw_buyer, reply, slots_of
 from envs.car_dealer.deal import (
@@ -117,12 +117,8 @@ class CarDealer(Env):
         super().__init__(env_id, **options)
         if reward not in CONSTANTS:
             raise ValueError(f"reward {reward} instead of {' or '.join(CONSTANTS)}")
-        self.reward, self.simulator = reward, None
-        if buyer != "scripted":
-            from envs.simulators import make_simulator  # here alone: the scripted buyer needs no model
-            self.simulator = make_simulator(buyer, simulator_model, device)
-        elif simulator_model or device:
-            raise ValueError("simulator_model and device are for a buyer that is a model")
+        self.reward = reward
+        self.simulator = make_other_side("a buyer", buyer, simulator_model, device)
         self.worst, self.data, self.best = CONSTANTS[reward]
         self.over, self.turns = True, 0
 

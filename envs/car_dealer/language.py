@@ -362,7 +362,7 @@ def how_named(masked: str, place: int) -> str:
     begin = max(masked.rfind(mark, 0, place - 1) for mark in ".;!?:") + 1
     before, clause = masked[begin : place - 1], masked[slice(*clause_around(masked, place - 1))]
     denied = CONTEXT["denied"].search(before)
-    if denied and not CONTEXT["resets"].match(denied[0]) or CONTEXT["denied behind"].match(masked, place):
+    if denied and not CONTEXT["resets"].match(denied[0]) or CONTEXT["denied after"].match(masked, place):
         return "denied"
     aside = CONTEXT["aside"].search(clause) or CONTEXT["option"].match(masked)
     if masked[place - 1] == "@":

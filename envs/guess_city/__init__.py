@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from envs import Env, Player, Step, Trajectory, finish
+from envs import Env, Player, Step, Trajectory, draw_seed, finish, make_other_side
 from envs.data import flag
 from envs.guess_city.answers import answers
 from envs.guess_city.guard import guard
@@ -63,13 +63,7 @@ class GuessCity(Env):
     def __init__(self, env_id: str, oracle: str = "scripted", simulator_model: str = "", device: str = "",
                  **options: str) -> None:
         super().__init__(env_id, **options)
-        self.simulator = None
-        if oracle != "scripted":
-            from envs.simulators import make_simulator  # which a local model makes import torch
-
-            self.simulator = make_simulator(oracle, simulator_model, device)
-        elif simulator_model or device:
-            raise ValueError("simulator_model and device are for an oracle that is a model")
+        self.simulator = make_other_side("an oracle", oracle, simulator_model, device)
         self.city, self.salt, self.texts, self.over, self.success = cities()[0], 0, [], True, False
 
     def about(self) -> dict[str, Any]:
@@ -81,7 +75,7 @@ class GuessCity(Env):
         return len(self.texts) // 2
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        seed = random.randrange(2**31) if seed is None else seed
+        seed = draw_seed() if seed is None else seed
         return self.start(cities()[seed % len(cities())], random.Random(seed))
 
     def start(self, city: City, rng: random.Random) -> tuple[str, dict[str, Any]]:

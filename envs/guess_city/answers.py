@@ -231,6 +231,6 @@ def about_topics(city: City, question: Question) -> tuple[str, ...]:
 
 @lru_cache(maxsize=200_000)
 def answers(number: int, action: str) -> tuple[str, ...]:
-    """The lines with which city `number` may answer an action, behind the filter; they differ in form only."""
+    """The lines with which city `number` may answer an action, checked for leaks; they differ in wording only."""
     city, question = cities()[number], understand(action)
     return tuple([guard(city, text, question) for text in forms(city, question)])

@@ -42,7 +42,7 @@ def leaks(city: City, text: str, allowed: str = "") -> bool:
 
 
 def guard(city: City, text: str, question: Question) -> str:
-    """The answer as a line, or a friendly refusal in the place of one that gives the city away."""
+    """The answer as one line, or a polite refusal if it would give the city away."""
     text = "".join(char for char in text if char.isprintable() or char.isspace())
     text = " ".join(unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().split())[:MAX_CHARS]
     if not text or leaks(city, text, question.folded):

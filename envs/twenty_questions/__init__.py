@@ -28,7 +28,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from envs import Env, Player, Step, Trajectory, finish
+from envs import Env, Player, Step, Trajectory, draw_seed, finish, make_other_side
 from envs.data import flag
 from envs.twenty_questions.bounds import MAX_QUESTIONS, mean_return
 from envs.twenty_questions.matcher import Reading, as_heard, read_question, was_cut_off
@@ -83,13 +83,7 @@ class TwentyQuestions(Env):
     def __init__(self, env_id: str, oracle: str = "scripted", simulator_model: str = "", device: str = "",
                  **options: str) -> None:
         super().__init__(env_id, **options)
-        self.simulator = None
-        if oracle != "scripted":
-            from envs.simulators import make_simulator  # which imports torch: only when it is asked for
-
-            self.simulator = make_simulator(oracle, simulator_model, device)
-        elif simulator_model or device:
-            raise ValueError("simulator_model and device are for an oracle that is a model")
+        self.simulator = make_other_side("an oracle", oracle, simulator_model, device)
         self.begin(0)
         self.over = True  # until `reset`
 
@@ -99,7 +93,7 @@ class TwentyQuestions(Env):
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Without a seed any object; `options`, which Gymnasium knows, are ignored."""
-        self.begin(random.randrange(len(OBJECTS)) if seed is None else seed % len(OBJECTS))
+        self.begin((draw_seed() if seed is None else seed) % len(OBJECTS))
         return FIRST_OBS, {"success": False, "valid": True, "understood": True}
 
     def begin(self, number: int) -> None:
