@@ -554,14 +554,18 @@ def test_sampling_is_reproducible(monkeypatch):
 
 def test_sample():
     logits = torch.tensor([[1000.0, 1001.0, -1000.0, 999.0]]).repeat(20_000, 1)
-    tokens = sample(logits, 1.0, torch.Generator().manual_seed(0)).tolist()
+    uniform = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tokens = sample(logits, 1.0, uniform).tolist()
     total = sum(math.exp(x) for x in (0, 1, -1))
     probabilities = [1 / total, math.e / total, 0, math.exp(-1) / total]
     assert [tokens.count(i) / 20_000 for i in range(4)] == pytest.approx(probabilities, abs=0.015)
-    assert sample(logits[:3], 0.0, torch.Generator()).tolist() == [1, 1, 1]
-    colder = sample(logits, 0.5, torch.Generator().manual_seed(0)).tolist()
+    assert sample(logits[:3], 0.0, uniform[:3]).tolist() == [1, 1, 1]
+    edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)  # all that random() may return
+    assert sample(logits[:2], 1.0, edges).tolist() == [0, 3]
+    assert sample(logits[:2, [2, 0, 2]], 1.0, edges).tolist() == [1, 1]  # never what has probability 0
+    colder = sample(logits, 0.5, uniform).tolist()
     assert colder.count(1) / colder.count(0) == pytest.approx(math.e**2, rel=0.1)
-    warmer = sample(logits, 2.0, torch.Generator().manual_seed(0)).tolist()
+    warmer = sample(logits, 2.0, uniform).tolist()
     assert warmer.count(1) / warmer.count(0) == pytest.approx(math.e**0.5, rel=0.1)
 
 

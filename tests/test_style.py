@@ -49,7 +49,8 @@ PACKAGES = {"torch", "transformers", "numpy", "tyro", "tqdm", "envs"}
 TASK_PACKAGES = {"tqdm", "tyro", "envs"}
 MORE_PACKAGES = {"data.py": {"filelock"}, "run.py": {"filelock"}, "chess.py": {"chess"},  # GPL-3: nowhere else
                  "tiny/make.py": {"filelock", "tokenizers", "transformers"}}
-LOCAL_PACKAGES = {"run.py": {"wandb"}, "simulators.py": {"torch", "transformers"}}  # only where they are needed
+# Only where they are needed.
+LOCAL_PACKAGES = {"run.py": {"wandb"}, "devices.py": {"torch"}, "simulators.py": {"torch", "transformers"}}
 PROPER_NAMES = ("Hugging Face", "Polyak")
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
