@@ -228,8 +228,10 @@ def turn_advantages(critic: TurnCritic, episodes: list["Episode"], args: Args) -
         for i, advantage in zip(games, found):
             by_game[i].copy_(advantage)
     devices.sum_over_processes([advantages])
-    starts = range(0, len(episodes), args.minibatch_size)
-    whitened = [whiten(torch.cat(by_game[start : start + args.minibatch_size])) for start in starts]
+    whitened = []
+    for start in range(0, len(episodes), args.minibatch_size):
+        minibatch = torch.cat(by_game[start : start + args.minibatch_size])
+        whitened.append(whiten(minibatch))
     return torch.cat(whitened).split(num_turns)
 
 
@@ -507,10 +509,10 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """Tokens (B,) drawn from logits (B, V) by random numbers (B,) between 0 and 1."""
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = F.softmax(logits.float() / temperature, dim=-1)
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    cumulative = F.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
     thresholds = uniform.to(logits.device, non_blocking=True) * cumulative[:, -1]
-    return torch.searchsorted(cumulative, thresholds[:, None], right=True)[:, 0]
+    tokens = torch.searchsorted(cumulative, thresholds[:, None], right=True)[:, 0]
+    return tokens.clamp(max=logits.shape[1] - 1)  # logits may be nan; the loss then stops the run
 
 
 def from_fields(fields: dict) -> Episode:

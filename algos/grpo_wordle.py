@@ -460,10 +460,10 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """Tokens (B,) drawn from logits (B, V) by random numbers (B,) between 0 and 1."""
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = F.softmax(logits.float() / temperature, dim=-1)
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    cumulative = F.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
     thresholds = uniform.to(logits.device, non_blocking=True) * cumulative[:, -1]
-    return torch.searchsorted(cumulative, thresholds[:, None], right=True)[:, 0]
+    tokens = torch.searchsorted(cumulative, thresholds[:, None], right=True)[:, 0]
+    return tokens.clamp(max=logits.shape[1] - 1)  # logits may be nan; the loss then stops the run
 
 
 def from_fields(fields: dict) -> Episode:
