@@ -224,8 +224,9 @@ def turn_advantages(critic: TurnCritic, episodes: list["Episode"], args: Args) -
     for games in devices.own_pieces(len(episodes), args):
         batch = collate([episodes[i] for i in games], args.device)
         q1, q2, v, _ = critic(batch)
-        found = (torch.minimum(q1, q2) - v).split([num_turns[i] for i in games])
-        for i, advantage in zip(games, found):
+        found = torch.minimum(q1, q2) - v
+        lengths = [num_turns[i] for i in games]
+        for i, advantage in zip(games, found.split(lengths)):
             by_game[i].copy_(advantage)
     devices.sum_over_processes([advantages])
     whitened = []
@@ -628,7 +629,6 @@ def main(args: Args) -> None:
             optimizer.step()
             run.log_step(grad_norm=grad_norm)
         devices.refresh(player, policy)
-
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
