@@ -13,7 +13,7 @@ games. Then the critic takes many steps on a buffer of the newest games, with me
 
 and the policy, after the first iterations, takes a step on each minibatch of the games just played:
 
-    L      = mean over tokens of -A · log π(x)      A = min(Q1, Q2)(s, a) - V(s), whitened over its turns
+    L      = mean over tokens of -A · log π(x)      A = min(Q1, Q2)(s, a) - V(s), whitened over all turns
 
 Values are mean + spread · head; L_Q and L_V are divided by spread², which suits every task. Mean and spread
 follow the buffer's returns; the heads are rescaled (Pop-Art, van Hasselt et al., arXiv 1602.07714).
@@ -27,13 +27,15 @@ actions in the buffer's states; A is whitened; values as above; the critic start
 """
 
 import copy
+import json
 import math
+import random
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -44,7 +46,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
-from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
+from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, devices, statistics
 from envs.data import minibatches, settle_action_length
 from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
 
@@ -54,6 +56,9 @@ class Args:
     exp_name: str = "archer_twenty_questions"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
     seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
+    dtype: Literal["float32", "bfloat16"] | None = None  # precision (default: bfloat16 on cuda, else float32)
+    micro_batch_size: int | None = None  # games that are computed at once (default: all of a minibatch)
+    gradient_checkpointing: bool = False  # compute layers twice, to keep less of them in memory
     track: bool = False  # log to Weights & Biases as well
     resume: bool = False  # continue the run of this name; if it is finished, play its test again
     env_id: EnvId = "twenty_questions"  # variant of the task
@@ -153,7 +158,8 @@ class TurnCritic(nn.Module):
     def forward(self, batch: "Batch") -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Q1(s, a), Q2(s, a), V(s) and V(s_next) of a minibatch's turns, (k,) each."""
         hidden = self.trunk(input_ids=batch.ids, use_cache=False).last_hidden_state  # (W, T, d)
-        values = self.mean + self.spread * self.heads(hidden).flatten(0, 1)  # (W·T, 3)
+        with torch.autocast(hidden.device.type, enabled=False):  # values need more than bfloat16's 8 bits
+            values = self.mean + self.spread * self.heads(hidden.float()).flatten(0, 1)  # (W·T, 3)
         q1, q2, _ = values[batch.action_ends].unbind(dim=1)
         v = F.pad(values[batch.states, 2], (0, 1))  # (m + 1,): no state follows the last game's end
         return q1, q2, v[batch.acted], v[batch.acted + 1] * ~batch.terminated
@@ -176,7 +182,7 @@ def token_logprobs(policy: nn.Module, batch: "Batch") -> tuple[Tensor, Tensor]:
     hidden = hidden.flatten(0, 1)[batch.places]  # (n, d)
     logits = policy.get_output_embeddings()(hidden).float()  # (n, V)
     logprobs = F.log_softmax(logits, dim=-1)
-    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1).detach()  # it is only watched
     return logprobs.gather(1, batch.tokens[:, None])[:, 0], entropy
 
 
@@ -195,6 +201,7 @@ class Batch(NamedTuple):
     places: Tensor  # (n,): place of the token before each chosen one
     tokens: Tensor  # (n,): the chosen tokens
     turns: Tensor  # (n,): the turn that each is part of
+    padding: Tensor  # (): share of ids that is padding
 
 
 def critic_losses(critic: TurnCritic, target: TurnCritic, batch: Batch, args: Args) -> dict[str, Tensor]:
@@ -206,6 +213,23 @@ def critic_losses(critic: TurnCritic, target: TurnCritic, batch: Batch, args: Ar
     q_loss = (F.mse_loss(q1, y) + F.mse_loss(q2, y)) / 2 / critic.spread**2
     v_loss = F.mse_loss(v, torch.minimum(target_q1, target_q2)) / 2 / critic.spread**2
     return {"loss": q_loss + v_loss, "q_loss": q_loss, "v_loss": v_loss}
+
+
+@torch.no_grad()
+def turn_advantages(critic: TurnCritic, episodes: list["Episode"], args: Args) -> tuple[Tensor, ...]:
+    """By game, A of its turns, whitened over the turns of all games."""
+    num_turns = [sum(episode.ends_turn) for episode in episodes]
+    advantages = torch.zeros(sum(num_turns), device=args.device)  # 0: of other processes' games
+    by_game = advantages.split(num_turns)
+    for games in devices.own_pieces(len(episodes), args):
+        batch = collate([episodes[i] for i in games], args.device)
+        q1, q2, v, _ = critic(batch)
+        found = torch.minimum(q1, q2) - v
+        lengths = [num_turns[i] for i in games]
+        for i, advantage in zip(games, found.split(lengths)):
+            by_game[i].copy_(advantage)
+    devices.sum_over_processes([advantages])
+    return whiten(advantages).split(num_turns)
 
 
 def returns_to_go(episode: "Episode", gamma: float) -> list[float]:
@@ -323,21 +347,8 @@ def collate(episodes: list[Episode], device: str) -> Batch:
             lists.states.append(start + len(window.ids) - 1)
         lists.terminated.extend([False] * (sum(episode.ends_turn) - 1) + [episode.terminated])
     padded = np.array([ids + (0,) * (length - len(ids)) for ids in row_of])
-    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
-
-
-def to_lists(episode: Episode) -> list:
-    """What `collate` reads of an episode, as lists that a checkpoint can hold."""
-    windows = [[window.ids, window.chosen] for window in episode.windows]
-    return [windows, episode.rewards, episode.ends_turn, episode.terminated]
-
-
-def from_lists(lists: list) -> Episode:
-    """The episode that `to_lists` made lists of, to learn from."""
-    episode = Episode(markov=False, max_length=0, max_new_tokens=0)
-    windows, episode.rewards, episode.ends_turn, episode.terminated = lists
-    episode.windows = [Window(*window) for window in windows]
-    return episode
+    padding = 1 - sum(map(len, row_of)) / padded.size
+    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:-1], padding)])
 
 
 # --- Rollout ---
@@ -420,7 +431,8 @@ class Reader:
         ids = ids.to(self.args.device, non_blocking=True)
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
-        mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
+        dtype = self.trunks[0].dtype
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -444,26 +456,29 @@ class Reader:
 
 @torch.inference_mode()
 def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
-    """Play a game for each seed, side by side in the rows of `reader`, which are not in step."""
+    """Play this process's part of the games, one for each seed, side by side in rows that are not in step."""
     markov = envs.envs[0].markov
-    generator = torch.Generator(args.device).manual_seed(seeds[0] + args.seed)
-    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in seeds]
-    waiting = list(zip(episodes, seeds))[::-1]
+    numbers = range(devices.RANK, len(seeds), devices.WORLD_SIZE)  # of the games to play
+    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in numbers]
+    waiting = list(zip(episodes, numbers))[::-1]
     playing = {}  # the episode in each row; the row is also the game's number in `envs`
-    rows = range(min(len(envs.envs), len(seeds)))
+    dice = {}  # each row's random numbers, which depend on nothing but the game
+    rows = range(min(len(envs.envs), len(numbers)))
     reader.reset(len(rows), markov)
-    progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
+    progress = tqdm(total=len(numbers), desc="playing", leave=False, delay=2)
     while waiting or playing:
         # Each free row takes the next game.
         for row in rows:
             if row not in playing and waiting:
-                playing[row], seed = waiting.pop()
-                playing[row].observe(text.encode(envs.reset(row, seed)))
+                playing[row], number = waiting.pop()
+                playing[row].observe(text.encode(envs.reset(row, seeds[number])))
+                dice[row] = random.Random(f"{args.seed} {seeds[number]} {number}")
 
         # Each row reads on. Those that have read everything choose one more token.
         windows = {row: playing[row].windows[-1] for row in rows if row in playing}
         ready, logits = reader.read(windows)
-        tokens = sample(logits, args.temperature, generator).tolist()
+        uniform = torch.tensor([dice[row].random() for row in ready], dtype=torch.float64)
+        tokens = sample(logits, args.temperature, uniform).tolist()
         actions = {}
         for row, token in zip(ready, tokens):
             episode = playing[row]
@@ -487,14 +502,23 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
     return episodes
 
 
-def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Tokens (B,) drawn from logits (B, V)."""
+def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V) by random numbers (B,) between 0 and 1."""
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = F.softmax(logits.float() / temperature, dim=-1)
-    # The first of independent exponential clocks to ring. (torch.multinomial would wait for the GPU.)
-    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
-    return (probabilities / clocks).argmax(-1)
+    cumulative = F.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
+    thresholds = uniform.to(logits.device, non_blocking=True) * cumulative[:, -1]
+    tokens = torch.searchsorted(cumulative, thresholds[:, None], right=True)[:, 0]
+    return tokens.clamp(max=logits.shape[1] - 1)  # logits may be nan; the loss then stops the run
+
+
+def from_fields(fields: dict) -> Episode:
+    """The episode whose fields, as `vars` has them, these are."""
+    episode = Episode(markov=False, max_length=0, max_new_tokens=0)
+    vars(episode).update(fields)
+    episode.windows = [Window(**window) for window in episode.windows]
+    episode.trajectory = Trajectory(**episode.trajectory)
+    return episode
 
 
 # --- Evaluation ---
@@ -503,7 +527,7 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
     """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
     start = time.time()
-    episodes = rollout(reader, envs, seeds, text, args)
+    episodes = devices.gather(rollout(reader, envs, seeds, text, args), from_fields, args)
     games = [episode.trajectory for episode in episodes]
     num_invalid = sum(episode.num_invalid for episode in episodes)
     metrics = statistics(envs.envs[0], games, num_invalid)
@@ -519,6 +543,7 @@ def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: 
 
 def main(args: Args) -> None:
     """Play, let the critic learn, let the policy learn, and again; then save and test."""
+    devices.join_processes(args)
     envs = make_envs(args)
     env = envs.envs[0]
     run = Run(args, env)
@@ -530,10 +555,9 @@ def main(args: Args) -> None:
     settle_action_length((len(text.encode(action)) for action in actions), args)  # the fallback: sample games
     critic = TurnCritic(policy).to(args.device)
     target = copy.deepcopy(critic)
-    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.0)
+    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     optimizer = adamw(policy.parameters())  # its rate is set in each iteration
     critic_optimizer = adamw(critic.parameters(), lr=args.critic_learning_rate)
-    reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
     parts = {"policy": policy, "critic": critic, "target": target}
     parts |= {"optimizer": optimizer, "critic_optimizer": critic_optimizer}
     num_turns, done, buffer = 0, 0, []
@@ -542,7 +566,10 @@ def main(args: Args) -> None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         num_turns, done = state["num_turns"], state["iteration"]
-        buffer = list(map(from_lists, state["buffer"]))
+        buffer = list(map(from_fields, json.loads(state["buffer"])))
+    player = devices.copy_to_play(policy, args)
+    reader = Reader([player.base_model], player.get_output_embeddings(), args)
+    devices.checkpoint_gradients(args, policy.base_model, critic.trunk)
     run.begin(done)
 
     for iteration in range(done + 1, args.num_iterations + 1):
@@ -558,43 +585,52 @@ def main(args: Args) -> None:
         for network in (critic, target):
             network.rescale(torch.tensor(returns, device=args.device))
         lengths = [max(len(window.ids) for window in episode.windows) for episode in buffer]
+        num_critic_turns = [sum(episode.ends_turn) for episode in buffer]
         order = minibatches(lengths, args.minibatch_size, args.critic_steps, (args.seed, iteration))
         for indices in tqdm(order, "training the critic", leave=False, delay=2):
-            batch = collate([buffer[i] for i in indices], args.device)
-            losses = critic_losses(critic, target, batch, args)
             critic_optimizer.zero_grad()
-            losses["loss"].backward()
-            losses["critic_grad_norm"] = nn.utils.clip_grad_norm_(critic.parameters(), args.max_grad_norm)
+            for games, share in devices.pieces(indices, num_critic_turns, args):
+                batch = collate([buffer[i] for i in games], args.device)
+                with devices.precision(args):
+                    losses = critic_losses(critic, target, batch, args)
+                (share * losses["loss"]).backward()
+                run.log_piece(losses, share, batch)
+            devices.sum_over_processes(parameter.grad for parameter in critic.parameters())
+            critic_grad_norm = nn.utils.clip_grad_norm_(critic.parameters(), args.max_grad_norm)
             critic_optimizer.step()
             with torch.no_grad():
                 for parameter, target_parameter in zip(critic.parameters(), target.parameters()):
                     target_parameter.lerp_(parameter, args.tau)
-            run.log_step(losses, num_tokens=batch.ids.numel())
-
+            run.log_step(critic_grad_norm=critic_grad_norm)
         # While the rate is 0, only Adam's moments move.
         optimizer.param_groups[0]["lr"] = args.learning_rate * (iteration > args.warmup_iterations)
         metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
-        order = rng.permutation(len(episodes))
-        for begin in range(0, len(order), args.minibatch_size):
-            batch = collate([episodes[i] for i in order[begin : begin + args.minibatch_size]], args.device)
-            with torch.no_grad():
-                q1, q2, v, _ = critic(batch)
-                advantages = whiten(torch.minimum(q1, q2) - v)
-            logprobs, entropy = token_logprobs(policy, batch)
-            loss = -(advantages[batch.turns] * logprobs).mean()
+        episodes = [episodes[i] for i in rng.permutation(len(episodes))]
+        num_chosen = [len(episode.rewards) for episode in episodes]
+        with devices.precision(args):
+            advantages = turn_advantages(critic, episodes, args)
+        for begin in range(0, len(episodes), args.minibatch_size):
             optimizer.zero_grad()
-            loss.backward()
+            indices = range(len(episodes))[begin : begin + args.minibatch_size]
+            for games, share in devices.pieces(indices, num_chosen, args):
+                batch = collate([episodes[i] for i in games], args.device)
+                with devices.precision(args):
+                    logprobs, entropy = token_logprobs(policy, batch)
+                by_turn = torch.cat([advantages[i] for i in games])
+                loss = -(by_turn[batch.turns] * logprobs).mean()
+                (share * loss).backward()
+                run.log_piece({"policy_loss": loss, "entropy": entropy.mean()}, share, batch)
+            devices.sum_over_processes(parameter.grad for parameter in policy.parameters())
             grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
             optimizer.step()
-            losses = {"policy_loss": loss, "entropy": entropy.mean(), "grad_norm": grad_norm}
-            run.log_step(losses, num_tokens=batch.ids.numel())
-
+            run.log_step(grad_norm=grad_norm)
+        devices.refresh(player, policy)
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
         run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # as standard errors
         state = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"iteration": iteration, "num_turns": num_turns, "buffer": list(map(to_lists, buffer))}
+        state |= {"iteration": iteration, "num_turns": num_turns, "buffer": json.dumps(buffer, default=vars)}
         run.write("last.pt", partial(torch.save, state))
 
     try:

@@ -26,12 +26,13 @@ arXiv 2503.14476); π_ref stays the BC policy; a game that was cut short counts 
 
 import copy
 import math
+import random
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
-from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
+from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, devices, statistics
 from envs.data import settle_action_length
 from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
 
@@ -52,6 +53,9 @@ class Args:
     exp_name: str = "grpo_wordle"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
     seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
+    dtype: Literal["float32", "bfloat16"] | None = None  # precision (default: bfloat16 on cuda, else float32)
+    micro_batch_size: int | None = None  # games that are computed at once (default: all of a minibatch)
+    gradient_checkpointing: bool = False  # compute layers twice, to keep less of them in memory
     track: bool = False  # log to Weights & Biases as well
     resume: bool = False  # continue the run of this name; if it is finished, play its test again
     env_id: EnvId = "wordle"  # variant of the task
@@ -153,18 +157,26 @@ def chosen_logprobs(policy: nn.Module, batch: "Batch") -> tuple[Tensor, Tensor]:
     hidden = hidden.flatten(0, 1)[batch.states]  # (n, d)
     logits = policy.get_output_embeddings()(hidden).float()  # (n, V)
     logprobs = F.log_softmax(logits, dim=-1)
-    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1).detach()  # it is only watched
     return logprobs.gather(1, batch.tokens[:, None])[:, 0], entropy
 
 
 @torch.no_grad()
 def all_logprobs(policy: nn.Module, episodes: list["Episode"], args: Args) -> Tensor:
     """log π of all tokens that were chosen in the games, (n,), by the code that trains."""
-    pieces = []
-    for start in range(0, len(episodes), args.minibatch_size):
-        batch = collate(episodes[start : start + args.minibatch_size], args.device)
-        pieces.append(chosen_logprobs(policy, batch)[0])
-    return torch.cat(pieces)
+    places = token_places(episodes, args)
+    logprobs = torch.zeros(sum(map(len, places)), device=args.device)  # 0: of other processes' games
+    for games in devices.own_pieces(len(episodes), args):
+        batch = collate([episodes[i] for i in games], args.device)
+        logprobs[torch.cat([places[i] for i in games])] = chosen_logprobs(policy, batch)[0]
+    devices.sum_over_processes([logprobs])
+    return logprobs
+
+
+def token_places(episodes: list["Episode"], args: Args) -> tuple[Tensor, ...]:
+    """For each game, where its tokens are among the chosen tokens of all the games."""
+    lengths = [len(episode.rewards) for episode in episodes]
+    return torch.arange(sum(lengths), device=args.device).split(lengths)
 
 
 # --- Loss ---
@@ -176,6 +188,7 @@ class Batch(NamedTuple):
     ids: Tensor  # (W, T): the distinct windows, padded on the right, which a causal model needs no mask for
     states: Tensor  # (n,): the place, in ids laid out in one row, of the token before each chosen one
     tokens: Tensor  # (n,): the chosen tokens
+    padding: Tensor  # (): share of ids that is padding
 
 
 def group_advantages(returns: Tensor, normalise_std: bool) -> Tensor:
@@ -277,17 +290,19 @@ class Episode:
 
 def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
-    length = max(len(window.ids) for episode in episodes for window in episode.windows)
+    windows = [window for episode in episodes for window in episode.windows if window.chosen]
+    length = max(window.chosen[-1] for window in windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
     lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
-    for episode in episodes:
-        for window in episode.windows:
-            start = length * row_of.setdefault(tuple(window.ids), len(row_of))  # of its row
-            for place in window.chosen:
-                lists.states.append(start + place - 1)
-                lists.tokens.append(window.ids[place])
+    for window in windows:
+        read = tuple(window.ids[: window.chosen[-1]])  # up to the last state
+        start = length * row_of.setdefault(read, len(row_of))  # of its row
+        for place in window.chosen:
+            lists.states.append(start + place - 1)
+            lists.tokens.append(window.ids[place])
     padded = np.array([ids + (0,) * (length - len(ids)) for ids in row_of])
-    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
+    padding = 1 - sum(map(len, row_of)) / padded.size
+    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:-1], padding)])
 
 
 # --- Rollout ---
@@ -370,7 +385,8 @@ class Reader:
         ids = ids.to(self.args.device, non_blocking=True)
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
-        mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
+        dtype = self.trunks[0].dtype
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -394,26 +410,29 @@ class Reader:
 
 @torch.inference_mode()
 def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
-    """Play a game for each seed, side by side in the rows of `reader`, which are not in step."""
+    """Play this process's part of the games, one for each seed, side by side in rows that are not in step."""
     markov = envs.envs[0].markov
-    generator = torch.Generator(args.device).manual_seed(seeds[0] + args.seed)
-    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in seeds]
-    waiting = list(zip(episodes, seeds))[::-1]
+    numbers = range(devices.RANK, len(seeds), devices.WORLD_SIZE)  # of the games to play
+    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in numbers]
+    waiting = list(zip(episodes, numbers))[::-1]
     playing = {}  # the episode in each row; the row is also the game's number in `envs`
-    rows = range(min(len(envs.envs), len(seeds)))
+    dice = {}  # each row's random numbers, which depend on nothing but the game
+    rows = range(min(len(envs.envs), len(numbers)))
     reader.reset(len(rows), markov)
-    progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
+    progress = tqdm(total=len(numbers), desc="playing", leave=False, delay=2)
     while waiting or playing:
         # Each free row takes the next game.
         for row in rows:
             if row not in playing and waiting:
-                playing[row], seed = waiting.pop()
-                playing[row].observe(text.encode(envs.reset(row, seed)))
+                playing[row], number = waiting.pop()
+                playing[row].observe(text.encode(envs.reset(row, seeds[number])))
+                dice[row] = random.Random(f"{args.seed} {seeds[number]} {number}")
 
         # Each row reads on. Those that have read everything choose one more token.
         windows = {row: playing[row].windows[-1] for row in rows if row in playing}
         ready, logits = reader.read(windows)
-        tokens = sample(logits, args.temperature, generator).tolist()
+        uniform = torch.tensor([dice[row].random() for row in ready], dtype=torch.float64)
+        tokens = sample(logits, args.temperature, uniform).tolist()
         actions = {}
         for row, token in zip(ready, tokens):
             episode = playing[row]
@@ -437,14 +456,23 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
     return episodes
 
 
-def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Tokens (B,) drawn from logits (B, V)."""
+def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V) by random numbers (B,) between 0 and 1."""
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = F.softmax(logits.float() / temperature, dim=-1)
-    # The first of independent exponential clocks to ring. (torch.multinomial would wait for the GPU.)
-    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
-    return (probabilities / clocks).argmax(-1)
+    cumulative = F.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
+    thresholds = uniform.to(logits.device, non_blocking=True) * cumulative[:, -1]
+    tokens = torch.searchsorted(cumulative, thresholds[:, None], right=True)[:, 0]
+    return tokens.clamp(max=logits.shape[1] - 1)  # logits may be nan; the loss then stops the run
+
+
+def from_fields(fields: dict) -> Episode:
+    """The episode whose fields, as `vars` has them, these are."""
+    episode = Episode(markov=False, max_length=0, max_new_tokens=0)
+    vars(episode).update(fields)
+    episode.windows = [Window(**window) for window in episode.windows]
+    episode.trajectory = Trajectory(**episode.trajectory)
+    return episode
 
 
 # --- Evaluation ---
@@ -453,7 +481,7 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
     """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
     start = time.time()
-    episodes = rollout(reader, envs, seeds, text, args)
+    episodes = devices.gather(rollout(reader, envs, seeds, text, args), from_fields, args)
     games = [episode.trajectory for episode in episodes]
     num_invalid = sum(episode.num_invalid for episode in episodes)
     metrics = statistics(envs.envs[0], games, num_invalid)
@@ -469,6 +497,7 @@ def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: 
 
 def main(args: Args) -> None:
     """Play, compare, learn, and again; then save and test."""
+    devices.join_processes(args)
     envs = make_envs(args)
     env = envs.envs[0]
     run = Run(args, env)
@@ -479,9 +508,8 @@ def main(args: Args) -> None:
     actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
     settle_action_length((len(text.encode(action)) for action in actions), args)  # the fallback: sample games
     reference = copy.deepcopy(policy)
-    parameters = policy.parameters()
-    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
+    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    optimizer = adamw(policy.parameters(), lr=args.learning_rate)
     parts = {"policy": policy, "optimizer": optimizer}
     num_turns, done = 0, 0
     if (run.folder / "last.pt").exists():
@@ -489,6 +517,9 @@ def main(args: Args) -> None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         num_turns, done = state["num_turns"], state["iteration"]
+    player = devices.copy_to_play(policy, args)
+    reader = Reader([player.base_model], player.get_output_embeddings(), args)
+    devices.checkpoint_gradients(args, policy.base_model)
     run.begin(done)
 
     num_episodes = args.num_groups * args.group_size
@@ -510,25 +541,30 @@ def main(args: Args) -> None:
         lengths = [len(episode.rewards) for episode in episodes]  # in tokens
         advantages = group_advantages(returns, args.normalise_std).flatten()  # by game
         advantages = advantages.repeat_interleave(torch.tensor(lengths)).float().to(args.device)  # by token
-        old_logprobs = all_logprobs(policy, episodes, args)
-        ref_logprobs = all_logprobs(reference, episodes, args)
+        with devices.precision(args):
+            old_logprobs = all_logprobs(policy, episodes, args)
+            ref_logprobs = all_logprobs(reference, episodes, args)
 
-        tokens_of = torch.arange(len(advantages), device=args.device).split(lengths)  # each game's indices
+        places = token_places(episodes, args)
         order = [i for _ in range(args.update_epochs) for i in rng.permutation(num_episodes)]
         for begin in range(0, len(order), args.minibatch_size):
-            indices = order[begin : begin + args.minibatch_size]
-            batch = collate([episodes[i] for i in indices], args.device)
-            at = torch.cat([tokens_of[i] for i in indices])
-            logprobs, entropy = chosen_logprobs(policy, batch)
-            losses = grpo_loss(logprobs, old_logprobs[at], ref_logprobs[at], advantages[at], args)
-            losses["entropy"] = entropy.mean()
-            loss = losses["policy_loss"] + args.kl_coef * losses["kl_ref"]
-
             optimizer.zero_grad()
-            loss.backward()
-            losses["grad_norm"] = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+            for games, share in devices.pieces(order[begin : begin + args.minibatch_size], lengths, args):
+                batch = collate([episodes[i] for i in games], args.device)
+                at = torch.cat([places[i] for i in games])
+                with devices.precision(args):
+                    logprobs, entropy = chosen_logprobs(policy, batch)
+                losses = grpo_loss(logprobs, old_logprobs[at], ref_logprobs[at], advantages[at], args)
+                losses["entropy"] = entropy.mean()
+                loss = losses["policy_loss"] + args.kl_coef * losses["kl_ref"]
+                (share * loss).backward()
+                run.log_piece(losses, share, batch)
+
+            devices.sum_over_processes(parameter.grad for parameter in policy.parameters())
+            grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
             optimizer.step()
-            run.log_step(losses, num_tokens=batch.ids.numel())
+            run.log_step(grad_norm=grad_norm)
+        devices.refresh(player, policy)
 
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics

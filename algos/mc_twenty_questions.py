@@ -28,12 +28,13 @@ get there; the learning rate warms up and decays; beta is chosen on validation g
 
 import copy
 import math
+import random
 import sys
 import time
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
-from envs import Env, EnvId, Trajectory, VectorEnv, statistics
+from envs import Env, EnvId, Trajectory, VectorEnv, devices, statistics
 from envs.data import minibatches, settle_action_length
 from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
 
@@ -54,6 +55,9 @@ class Args:
     exp_name: str = "mc_twenty_questions"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
     seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
+    dtype: Literal["float32", "bfloat16"] | None = None  # precision (default: bfloat16 on cuda, else float32)
+    micro_batch_size: int | None = None  # games that are computed at once (default: all of a minibatch)
+    gradient_checkpointing: bool = False  # compute layers twice, to keep less of them in memory
     track: bool = False  # log to Weights & Biases as well
     resume: bool = False  # continue the run of this name; if it is finished, play its test again
     env_id: EnvId = "twenty_questions"  # variant of the task
@@ -177,9 +181,17 @@ class QCritic(nn.Module):
         return self.q(hidden.flatten(0, 1)[batch.states])
 
 
-def value_head(d: int, num_outputs: int, value: float) -> nn.Sequential:
+class ValueHead(nn.Sequential):
+    """Layers in float32 wherever the rest is in bfloat16: values need more than its 8 bits."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.float())
+
+
+def value_head(d: int, num_outputs: int, value: float) -> ValueHead:
     """A head of two layers that says `value` before it is trained."""
-    head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, num_outputs))
+    head = ValueHead(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, num_outputs))
     nn.init.zeros_(head[2].weight)
     nn.init.constant_(head[2].bias, value)
     return head
@@ -195,6 +207,7 @@ class Batch(NamedTuple):
     states: Tensor  # (n,): the place, in ids laid out in one row, of the token before each chosen one
     tokens: Tensor  # (n,): the chosen tokens
     returns: Tensor  # (n,): G, the discounted return-to-go from each of them on
+    padding: Tensor  # (): share of ids that is padding
 
 
 def returns_to_go(episode: "Episode", gamma: float) -> list[float]:
@@ -319,18 +332,21 @@ def encode(games: list[Trajectory], env: Env, text: Text, args: Args) -> list[Ep
 
 def collate(episodes: list[Episode], device: str, gamma: float) -> Batch:
     """A minibatch of episodes, and what each of their tokens was followed by."""
-    length = max(len(window.ids) for episode in episodes for window in episode.windows)
+    windows = [window for episode in episodes for window in episode.windows if window.chosen]
+    length = max(window.chosen[-1] for window in windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
     lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
+    for window in windows:
+        read = tuple(window.ids[: window.chosen[-1]])  # up to the last state
+        start = length * row_of.setdefault(read, len(row_of))  # of its row
+        for place in window.chosen:
+            lists.states.append(start + place - 1)
+            lists.tokens.append(window.ids[place])
     for episode in episodes:
-        for window in episode.windows:
-            start = length * row_of.setdefault(tuple(window.ids), len(row_of))  # of its row
-            for place in window.chosen:
-                lists.states.append(start + place - 1)
-                lists.tokens.append(window.ids[place])
         lists.returns.extend(returns_to_go(episode, gamma))
     padded = np.array([ids + (0,) * (length - len(ids)) for ids in row_of])
-    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
+    padding = 1 - sum(map(len, row_of)) / padded.size
+    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:-1], padding)])
 
 
 # --- Rollout ---
@@ -413,7 +429,8 @@ class Reader:
         ids = ids.to(self.args.device, non_blocking=True)
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
-        mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
+        dtype = self.trunks[0].dtype
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -437,26 +454,29 @@ class Reader:
 
 @torch.inference_mode()
 def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
-    """Play a game for each seed, side by side in the rows of `reader`, which are not in step."""
+    """Play this process's part of the games, one for each seed, side by side in rows that are not in step."""
     markov = envs.envs[0].markov
-    generator = torch.Generator(args.device).manual_seed(seeds[0] + args.seed)
-    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in seeds]
-    waiting = list(zip(episodes, seeds))[::-1]
+    numbers = range(devices.RANK, len(seeds), devices.WORLD_SIZE)  # of the games to play
+    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in numbers]
+    waiting = list(zip(episodes, numbers))[::-1]
     playing = {}  # the episode in each row; the row is also the game's number in `envs`
-    rows = range(min(len(envs.envs), len(seeds)))
+    dice = {}  # each row's random numbers, which depend on nothing but the game
+    rows = range(min(len(envs.envs), len(numbers)))
     reader.reset(len(rows), markov)
-    progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
+    progress = tqdm(total=len(numbers), desc="playing", leave=False, delay=2)
     while waiting or playing:
         # Each free row takes the next game.
         for row in rows:
             if row not in playing and waiting:
-                playing[row], seed = waiting.pop()
-                playing[row].observe(text.encode(envs.reset(row, seed)))
+                playing[row], number = waiting.pop()
+                playing[row].observe(text.encode(envs.reset(row, seeds[number])))
+                dice[row] = random.Random(f"{args.seed} {seeds[number]} {number}")
 
         # Each row reads on. Those that have read everything choose one more token.
         windows = {row: playing[row].windows[-1] for row in rows if row in playing}
         ready, logits = reader.read(windows)
-        tokens = sample(logits, args.temperature, generator).tolist()
+        uniform = torch.tensor([dice[row].random() for row in ready], dtype=torch.float64)
+        tokens = sample(logits, args.temperature, uniform).tolist()
         actions = {}
         for row, token in zip(ready, tokens):
             episode = playing[row]
@@ -480,14 +500,23 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
     return episodes
 
 
-def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Tokens (B,) drawn from logits (B, V)."""
+def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V) by random numbers (B,) between 0 and 1."""
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = F.softmax(logits.float() / temperature, dim=-1)
-    # The first of independent exponential clocks to ring. (torch.multinomial would wait for the GPU.)
-    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
-    return (probabilities / clocks).argmax(-1)
+    cumulative = F.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
+    thresholds = uniform.to(logits.device, non_blocking=True) * cumulative[:, -1]
+    tokens = torch.searchsorted(cumulative, thresholds[:, None], right=True)[:, 0]
+    return tokens.clamp(max=logits.shape[1] - 1)  # logits may be nan; the loss then stops the run
+
+
+def from_fields(fields: dict) -> Episode:
+    """The episode whose fields, as `vars` has them, these are."""
+    episode = Episode(markov=False, max_length=0, max_new_tokens=0)
+    vars(episode).update(fields)
+    episode.windows = [Window(**window) for window in episode.windows]
+    episode.trajectory = Trajectory(**episode.trajectory)
+    return episode
 
 
 # --- Evaluation ---
@@ -496,7 +525,7 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
     """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
     start = time.time()
-    episodes = rollout(reader, envs, seeds, text, args)
+    episodes = devices.gather(rollout(reader, envs, seeds, text, args), from_fields, args)
     games = [episode.trajectory for episode in episodes]
     num_invalid = sum(episode.num_invalid for episode in episodes)
     metrics = statistics(envs.envs[0], games, num_invalid)
@@ -512,6 +541,7 @@ def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: 
 
 def main(args: Args) -> None:
     """Train the critic, choose beta, and play the test."""
+    devices.join_processes(args)
     envs = make_envs(args)
     env = envs.envs[0]
     run = Run(args, env)
@@ -520,15 +550,12 @@ def main(args: Args) -> None:
     check_model(policy, text, env, args)
     episodes = encode(run.load_games(), env, text, args)
     lengths = [max(len(window.ids) for window in episode.windows) for episode in episodes]
+    num_chosen = [len(episode.rewards) for episode in episodes]
     values = [np.array(returns_to_go(episode, args.gamma)) for episode in episodes] or [[0.0]]
     critic = QCritic(policy, value=np.concatenate(values).mean()).to(args.device)
-    optimizer = torch.optim.AdamW(critic.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(critic.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     beta = torch.tensor(args.beta[len(args.beta) // 2], device=args.device)  # until the best is known
 
-    def steered_logits(policy_hidden: Tensor, critic_hidden: Tensor) -> Tensor:
-        return policy.get_output_embeddings()(policy_hidden) + beta * critic.q(critic_hidden)
-
-    reader = Reader([policy.base_model, critic.trunk], steered_logits, args)
     parts = {"critic": critic, "optimizer": optimizer}
     step, done = 0, 0
     if (run.folder / "last.pt").exists():
@@ -536,23 +563,36 @@ def main(args: Args) -> None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         step, done = state["step"], state["iteration"]
+    player = devices.copy_to_play(policy, args)
+    trunk = devices.copy_to_play(critic.trunk, args)
+    devices.checkpoint_gradients(args, critic.trunk)
+
+    def steered_logits(policy_hidden: Tensor, critic_hidden: Tensor) -> Tensor:
+        return player.get_output_embeddings()(policy_hidden) + beta * critic.q(critic_hidden)
+
+    reader = Reader([player.base_model, trunk], steered_logits, args)
     run.begin(done)
 
     for iteration in range(done + 1, args.num_iterations + 1):
         order = minibatches(lengths, args.minibatch_size, args.steps_per_iteration, (args.seed, iteration))
         for indices in tqdm(order, "training", leave=False, delay=2):
             step += 1
-            batch = collate([episodes[i] for i in indices], args.device, args.gamma)
-            losses = mc_loss(critic(batch), batch.tokens, batch.returns, args)
-
             warm_up = min(1.0, step / 100)
             decay = min(1.0, (args.decay_from / step) ** 0.5)
             optimizer.param_groups[0]["lr"] = args.learning_rate * warm_up * decay
             optimizer.zero_grad()
-            losses["loss"].backward()
-            losses["grad_norm"] = nn.utils.clip_grad_norm_(critic.parameters(), args.max_grad_norm)
+            for games, share in devices.pieces(indices, num_chosen, args):
+                batch = collate([episodes[i] for i in games], args.device, args.gamma)
+                with devices.precision(args):
+                    losses = mc_loss(critic(batch), batch.tokens, batch.returns, args)
+                (share * losses["loss"]).backward()
+                run.log_piece(losses, share, batch)
+
+            devices.sum_over_processes(parameter.grad for parameter in critic.parameters())
+            grad_norm = nn.utils.clip_grad_norm_(critic.parameters(), args.max_grad_norm)
             optimizer.step()
-            run.log_step(losses, num_tokens=batch.ids.numel())
+            run.log_step(grad_norm=grad_norm)
+        devices.refresh(trunk, critic.trunk)
 
         metrics = {"charts/learning_rate": optimizer.param_groups[0]["lr"]}
         if args.eval_every and iteration % args.eval_every == 0:

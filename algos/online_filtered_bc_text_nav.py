@@ -25,12 +25,13 @@ not fill a minibatch; an iteration in which no game passes the filter is not lef
 """
 
 import math
+import random
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
-from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
+from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, devices, statistics
 from envs.data import settle_action_length
 from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
 
@@ -51,6 +52,9 @@ class Args:
     exp_name: str = "online_filtered_bc_text_nav"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
     seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
+    dtype: Literal["float32", "bfloat16"] | None = None  # precision (default: bfloat16 on cuda, else float32)
+    micro_batch_size: int | None = None  # games that are computed at once (default: all of a minibatch)
+    gradient_checkpointing: bool = False  # compute layers twice, to keep less of them in memory
     track: bool = False  # log to Weights & Biases as well
     resume: bool = False  # continue the run of this name; if it is finished, play its test again
     env_id: EnvId = "text_nav_fo"  # variant of the task
@@ -149,6 +153,7 @@ class Batch(NamedTuple):
     ids: Tensor  # (W, T): the distinct windows, padded on the right, which a causal model needs no mask for
     states: Tensor  # (n,): the place, in ids laid out in one row, of the token before each chosen one
     tokens: Tensor  # (n,): the chosen tokens
+    padding: Tensor  # (): share of ids that is padding
 
 
 def bc_loss(policy: nn.Module, batch: Batch) -> Tensor:
@@ -251,17 +256,19 @@ class Episode:
 
 def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
-    length = max(len(window.ids) for episode in episodes for window in episode.windows)
+    windows = [window for episode in episodes for window in episode.windows if window.chosen]
+    length = max(window.chosen[-1] for window in windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
     lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
-    for episode in episodes:
-        for window in episode.windows:
-            start = length * row_of.setdefault(tuple(window.ids), len(row_of))  # of its row
-            for place in window.chosen:
-                lists.states.append(start + place - 1)
-                lists.tokens.append(window.ids[place])
+    for window in windows:
+        read = tuple(window.ids[: window.chosen[-1]])  # up to the last state
+        start = length * row_of.setdefault(read, len(row_of))  # of its row
+        for place in window.chosen:
+            lists.states.append(start + place - 1)
+            lists.tokens.append(window.ids[place])
     padded = np.array([ids + (0,) * (length - len(ids)) for ids in row_of])
-    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
+    padding = 1 - sum(map(len, row_of)) / padded.size
+    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:-1], padding)])
 
 
 # --- Rollout ---
@@ -344,7 +351,8 @@ class Reader:
         ids = ids.to(self.args.device, non_blocking=True)
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
-        mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
+        dtype = self.trunks[0].dtype
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -368,26 +376,29 @@ class Reader:
 
 @torch.inference_mode()
 def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
-    """Play a game for each seed, side by side in the rows of `reader`, which are not in step."""
+    """Play this process's part of the games, one for each seed, side by side in rows that are not in step."""
     markov = envs.envs[0].markov
-    generator = torch.Generator(args.device).manual_seed(seeds[0] + args.seed)
-    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in seeds]
-    waiting = list(zip(episodes, seeds))[::-1]
+    numbers = range(devices.RANK, len(seeds), devices.WORLD_SIZE)  # of the games to play
+    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in numbers]
+    waiting = list(zip(episodes, numbers))[::-1]
     playing = {}  # the episode in each row; the row is also the game's number in `envs`
-    rows = range(min(len(envs.envs), len(seeds)))
+    dice = {}  # each row's random numbers, which depend on nothing but the game
+    rows = range(min(len(envs.envs), len(numbers)))
     reader.reset(len(rows), markov)
-    progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
+    progress = tqdm(total=len(numbers), desc="playing", leave=False, delay=2)
     while waiting or playing:
         # Each free row takes the next game.
         for row in rows:
             if row not in playing and waiting:
-                playing[row], seed = waiting.pop()
-                playing[row].observe(text.encode(envs.reset(row, seed)))
+                playing[row], number = waiting.pop()
+                playing[row].observe(text.encode(envs.reset(row, seeds[number])))
+                dice[row] = random.Random(f"{args.seed} {seeds[number]} {number}")
 
         # Each row reads on. Those that have read everything choose one more token.
         windows = {row: playing[row].windows[-1] for row in rows if row in playing}
         ready, logits = reader.read(windows)
-        tokens = sample(logits, args.temperature, generator).tolist()
+        uniform = torch.tensor([dice[row].random() for row in ready], dtype=torch.float64)
+        tokens = sample(logits, args.temperature, uniform).tolist()
         actions = {}
         for row, token in zip(ready, tokens):
             episode = playing[row]
@@ -411,14 +422,23 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
     return episodes
 
 
-def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Tokens (B,) drawn from logits (B, V)."""
+def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V) by random numbers (B,) between 0 and 1."""
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = F.softmax(logits.float() / temperature, dim=-1)
-    # The first of independent exponential clocks to ring. (torch.multinomial would wait for the GPU.)
-    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
-    return (probabilities / clocks).argmax(-1)
+    cumulative = F.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
+    thresholds = uniform.to(logits.device, non_blocking=True) * cumulative[:, -1]
+    tokens = torch.searchsorted(cumulative, thresholds[:, None], right=True)[:, 0]
+    return tokens.clamp(max=logits.shape[1] - 1)  # logits may be nan; the loss then stops the run
+
+
+def from_fields(fields: dict) -> Episode:
+    """The episode whose fields, as `vars` has them, these are."""
+    episode = Episode(markov=False, max_length=0, max_new_tokens=0)
+    vars(episode).update(fields)
+    episode.windows = [Window(**window) for window in episode.windows]
+    episode.trajectory = Trajectory(**episode.trajectory)
+    return episode
 
 
 # --- Evaluation ---
@@ -427,7 +447,7 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
     """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
     start = time.time()
-    episodes = rollout(reader, envs, seeds, text, args)
+    episodes = devices.gather(rollout(reader, envs, seeds, text, args), from_fields, args)
     games = [episode.trajectory for episode in episodes]
     num_invalid = sum(episode.num_invalid for episode in episodes)
     metrics = statistics(envs.envs[0], games, num_invalid)
@@ -443,6 +463,7 @@ def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: 
 
 def main(args: Args) -> None:
     """Play, keep the best games, learn, and again; then save and test."""
+    devices.join_processes(args)
     envs = make_envs(args)
     env = envs.envs[0]
     run = Run(args, env)
@@ -452,9 +473,8 @@ def main(args: Args) -> None:
     args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
     actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
     settle_action_length((len(text.encode(action)) for action in actions), args)  # the fallback: sample games
-    parameters = policy.parameters()
-    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
+    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    optimizer = adamw(policy.parameters(), lr=args.learning_rate)
 
     num_turns, done = 0, 0
     if (run.folder / "last.pt").exists():
@@ -462,6 +482,9 @@ def main(args: Args) -> None:
         policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
         num_turns, done = state["num_turns"], state["iteration"]
+    player = devices.copy_to_play(policy, args)
+    reader = Reader([player.base_model], player.get_output_embeddings(), args)
+    devices.checkpoint_gradients(args, policy.base_model)
     run.begin(done)
 
     for iteration in range(done + 1, args.num_iterations + 1):
@@ -480,17 +503,23 @@ def main(args: Args) -> None:
         metrics["charts/passed"] = len(passing) / len(episodes)
         metrics["charts/kept"] = len(kept) / len(episodes)
 
+        num_chosen = [len(episode.rewards) for episode in kept]
         num_minibatches = math.ceil(len(kept) / args.minibatch_size)
         for _ in range(args.update_epochs):
             for indices in np.array_split(rng.permutation(len(kept)), num_minibatches):
-                batch = collate([kept[i] for i in indices], args.device)
-                loss = bc_loss(policy, batch)
-
                 optimizer.zero_grad()
-                loss.backward()
+                for games, share in devices.pieces(indices, num_chosen, args):
+                    batch = collate([kept[i] for i in games], args.device)
+                    with devices.precision(args):
+                        loss = bc_loss(policy, batch)
+                    (share * loss).backward()
+                    run.log_piece({"bc_loss": loss}, share, batch)
+
+                devices.sum_over_processes(parameter.grad for parameter in policy.parameters())
                 grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
                 optimizer.step()
-                run.log_step({"bc_loss": loss, "grad_norm": grad_norm}, num_tokens=batch.ids.numel())
+                run.log_step(grad_norm=grad_norm)
+        devices.refresh(player, policy)
 
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics

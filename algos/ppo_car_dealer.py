@@ -24,12 +24,13 @@ and λ act per turn; V as above, never clipped; kl_coef is fixed; no BC term; th
 
 import copy
 import math
+import random
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, StaticLayer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a plain checkout
-from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, statistics
+from envs import SEEDS, Env, EnvId, Trajectory, VectorEnv, devices, statistics
 from envs.data import settle_action_length
 from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusing, set_length, start_model
 
@@ -50,6 +51,9 @@ class Args:
     exp_name: str = "ppo_car_dealer"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
     seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
+    dtype: Literal["float32", "bfloat16"] | None = None  # precision (default: bfloat16 on cuda, else float32)
+    micro_batch_size: int | None = None  # games that are computed at once (default: all of a minibatch)
+    gradient_checkpointing: bool = False  # compute layers twice, to keep less of them in memory
     track: bool = False  # log to Weights & Biases as well
     resume: bool = False  # continue the run of this name; if it is finished, play its test again
     env_id: EnvId = "car_dealer"  # variant of the task
@@ -156,7 +160,8 @@ class ValueModel(nn.Module):
         """V (m,) of a minibatch's m states."""
         hidden = self.trunk(input_ids=batch.ids, use_cache=False).last_hidden_state  # (W, T, d)
         hidden = hidden.flatten(0, 1)[batch.states]  # (m, d)
-        return self.mean + self.spread * self.head(hidden)[:, 0]
+        with torch.autocast(hidden.device.type, enabled=False):  # values need more than bfloat16's 8 bits
+            return self.mean + self.spread * self.head(hidden.float())[:, 0]
 
     @torch.no_grad()
     def rescale(self, returns: Tensor) -> None:
@@ -175,7 +180,7 @@ def policy_logprobs(policy: nn.Module, batch: "Batch") -> tuple[Tensor, Tensor]:
     hidden = hidden.flatten(0, 1)[batch.states[batch.acted]]  # (n, d)
     logits = policy.get_output_embeddings()(hidden).float()  # (n, V)
     logprobs = F.log_softmax(logits, dim=-1)
-    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1).detach()  # it is only watched
     return logprobs.gather(1, batch.tokens[:, None])[:, 0], entropy
 
 
@@ -193,6 +198,7 @@ class Batch(NamedTuple):
     ends_turn: Tensor  # (n,) bool
     ends_game: Tensor  # (n,) bool: the last token of a game
     terminated: Tensor  # (n,) bool: the last token of a game that the rules ended
+    padding: Tensor  # (): share of ids that is padding
 
 
 class Experience(NamedTuple):
@@ -206,9 +212,10 @@ class Experience(NamedTuple):
 @torch.no_grad()
 def look_back(policy, reference, value_model, episodes: list["Episode"], args: Args):
     """The `Experience` of the games that the policy has just played, computed by the functions that train."""
-    pieces = []
-    for start in range(0, len(episodes), args.minibatch_size):
-        batch = collate(episodes[start : start + args.minibatch_size], args.device)
+    places = token_places(episodes, args)
+    table = torch.zeros(4, sum(map(len, places)), device=args.device)  # 0: of other processes' games
+    for games in devices.own_pieces(len(episodes), args):
+        batch = collate([episodes[i] for i in games], args.device)
         logprobs, _ = policy_logprobs(policy, batch)
         ref_logprobs, _ = policy_logprobs(reference, batch)
         rewards = batch.rewards - args.kl_coef * (logprobs - ref_logprobs)
@@ -216,8 +223,16 @@ def look_back(policy, reference, value_model, episodes: list["Episode"], args: A
         values = all_values[batch.acted]
         next_values = all_values[batch.acted + 1] * ~batch.terminated
         advantages = gae(rewards, values, next_values, batch, args)
-        pieces.append((logprobs, ref_logprobs, values, advantages))
-    return Experience(*[torch.cat(tensors) for tensors in zip(*pieces)])
+        at = torch.cat([places[i] for i in games])
+        table[:, at] = torch.stack([logprobs, ref_logprobs, values, advantages])
+    devices.sum_over_processes([table])
+    return Experience(*table)
+
+
+def token_places(episodes: list["Episode"], args: Args) -> tuple[Tensor, ...]:
+    """For each game, where its tokens are among the chosen tokens of all the games."""
+    lengths = [len(episode.rewards) for episode in episodes]
+    return torch.arange(sum(lengths), device=args.device).split(lengths)
 
 
 def gae(rewards: Tensor, values: Tensor, next_values: Tensor, batch: Batch, args: Args) -> Tensor:
@@ -333,7 +348,9 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
     for episode in episodes:
         for window in episode.windows:
-            start = length * row_of.setdefault(tuple(window.ids), len(row_of))  # of its row
+            is_open = window is episode.windows[-1] and not episode.terminated
+            read = tuple(window.ids if is_open else window.ids[: window.chosen[-1]])  # up to the last state
+            start = length * row_of.setdefault(read, len(row_of))  # of its row
             for place in window.chosen:
                 lists.acted.append(len(lists.states))
                 lists.states.append(start + place - 1)
@@ -346,7 +363,8 @@ def collate(episodes: list[Episode], device: str) -> Batch:
         lists.ends_game.extend(before_end + [True])
         lists.terminated.extend(before_end + [episode.terminated])
     padded = np.array([ids + (0,) * (length - len(ids)) for ids in row_of])
-    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:])])
+    padding = 1 - sum(map(len, row_of)) / padded.size
+    return Batch(*[torch.tensor(values, device=device) for values in (padded, *lists[1:-1], padding)])
 
 
 # --- Rollout ---
@@ -429,7 +447,8 @@ class Reader:
         ids = ids.to(self.args.device, non_blocking=True)
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
-        mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)  # (rows, width, length), to be added
+        dtype = self.trunks[0].dtype
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -453,26 +472,29 @@ class Reader:
 
 @torch.inference_mode()
 def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
-    """Play a game for each seed, side by side in the rows of `reader`, which are not in step."""
+    """Play this process's part of the games, one for each seed, side by side in rows that are not in step."""
     markov = envs.envs[0].markov
-    generator = torch.Generator(args.device).manual_seed(seeds[0] + args.seed)
-    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in seeds]
-    waiting = list(zip(episodes, seeds))[::-1]
+    numbers = range(devices.RANK, len(seeds), devices.WORLD_SIZE)  # of the games to play
+    episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in numbers]
+    waiting = list(zip(episodes, numbers))[::-1]
     playing = {}  # the episode in each row; the row is also the game's number in `envs`
-    rows = range(min(len(envs.envs), len(seeds)))
+    dice = {}  # each row's random numbers, which depend on nothing but the game
+    rows = range(min(len(envs.envs), len(numbers)))
     reader.reset(len(rows), markov)
-    progress = tqdm(total=len(seeds), desc="playing", leave=False, delay=2)
+    progress = tqdm(total=len(numbers), desc="playing", leave=False, delay=2)
     while waiting or playing:
         # Each free row takes the next game.
         for row in rows:
             if row not in playing and waiting:
-                playing[row], seed = waiting.pop()
-                playing[row].observe(text.encode(envs.reset(row, seed)))
+                playing[row], number = waiting.pop()
+                playing[row].observe(text.encode(envs.reset(row, seeds[number])))
+                dice[row] = random.Random(f"{args.seed} {seeds[number]} {number}")
 
         # Each row reads on. Those that have read everything choose one more token.
         windows = {row: playing[row].windows[-1] for row in rows if row in playing}
         ready, logits = reader.read(windows)
-        tokens = sample(logits, args.temperature, generator).tolist()
+        uniform = torch.tensor([dice[row].random() for row in ready], dtype=torch.float64)
+        tokens = sample(logits, args.temperature, uniform).tolist()
         actions = {}
         for row, token in zip(ready, tokens):
             episode = playing[row]
@@ -496,14 +518,23 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
     return episodes
 
 
-def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Tokens (B,) drawn from logits (B, V)."""
+def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V) by random numbers (B,) between 0 and 1."""
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = F.softmax(logits.float() / temperature, dim=-1)
-    # The first of independent exponential clocks to ring. (torch.multinomial would wait for the GPU.)
-    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
-    return (probabilities / clocks).argmax(-1)
+    cumulative = F.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
+    thresholds = uniform.to(logits.device, non_blocking=True) * cumulative[:, -1]
+    tokens = torch.searchsorted(cumulative, thresholds[:, None], right=True)[:, 0]
+    return tokens.clamp(max=logits.shape[1] - 1)  # logits may be nan; the loss then stops the run
+
+
+def from_fields(fields: dict) -> Episode:
+    """The episode whose fields, as `vars` has them, these are."""
+    episode = Episode(markov=False, max_length=0, max_new_tokens=0)
+    vars(episode).update(fields)
+    episode.windows = [Window(**window) for window in episode.windows]
+    episode.trajectory = Trajectory(**episode.trajectory)
+    return episode
 
 
 # --- Evaluation ---
@@ -512,7 +543,7 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
     """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
     start = time.time()
-    episodes = rollout(reader, envs, seeds, text, args)
+    episodes = devices.gather(rollout(reader, envs, seeds, text, args), from_fields, args)
     games = [episode.trajectory for episode in episodes]
     num_invalid = sum(episode.num_invalid for episode in episodes)
     metrics = statistics(envs.envs[0], games, num_invalid)
@@ -528,6 +559,7 @@ def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: 
 
 def main(args: Args) -> None:
     """Play, look back, learn, and again; then save and test."""
+    devices.join_processes(args)
     envs = make_envs(args)
     env = envs.envs[0]
     run = Run(args, env)
@@ -540,8 +572,7 @@ def main(args: Args) -> None:
     reference = copy.deepcopy(policy)
     value_model = ValueModel(policy).to(args.device)
     parameters = [*policy.parameters(), *value_model.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     parts = {"policy": policy, "value_model": value_model, "optimizer": optimizer}
     num_turns, done = 0, 0
     if (run.folder / "last.pt").exists():
@@ -549,6 +580,9 @@ def main(args: Args) -> None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         num_turns, done = state["num_turns"], state["iteration"]
+    player = devices.copy_to_play(policy, args)
+    reader = Reader([player.base_model], player.get_output_embeddings(), args)
+    devices.checkpoint_gradients(args, policy.base_model, value_model.trunk)
     run.begin(done)
 
     for iteration in range(done + 1, args.num_iterations + 1):
@@ -561,33 +595,38 @@ def main(args: Args) -> None:
         metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
         num_turns += sum(len(episode.trajectory.rewards) for episode in episodes)
 
-        old = look_back(policy, reference, value_model, episodes, args)
+        with devices.precision(args):
+            old = look_back(policy, reference, value_model, episodes, args)
         returns = old.advantages + old.values
         value_model.rescale(returns)
         advantages = whiten(old.advantages)
         logratio = old.logprobs - old.ref_logprobs
         metrics["losses/kl_ref"] = (torch.exp(-logratio) - 1 + logratio).mean()
 
-        lengths = [len(episode.rewards) for episode in episodes]
-        tokens_of = torch.arange(len(returns), device=args.device).split(lengths)  # each game's indices
+        places = token_places(episodes, args)
+        num_chosen = [len(tokens) for tokens in places]
         order = [i for _ in range(args.update_epochs) for i in rng.permutation(len(episodes))]
         for begin in range(0, len(order), args.minibatch_size):
-            indices = order[begin : begin + args.minibatch_size]
-            batch = collate([episodes[i] for i in indices], args.device)
-            at = torch.cat([tokens_of[i] for i in indices])
-            logprobs, entropy = policy_logprobs(policy, batch)
-            values = value_model(batch)[batch.acted]
-            losses = ppo_loss(logprobs, old.logprobs[at], advantages[at], args.clip_coef)
-            losses["value_loss"] = ((values - returns[at]) / value_model.spread).square().mean() / 2
-            losses["entropy"] = entropy.mean()
-            loss = losses["policy_loss"] + args.vf_coef * losses["value_loss"]
-
             optimizer.zero_grad()
-            loss.backward()
-            losses["grad_norm"] = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+            for games, share in devices.pieces(order[begin : begin + args.minibatch_size], num_chosen, args):
+                batch = collate([episodes[i] for i in games], args.device)
+                at = torch.cat([places[i] for i in games])
+                with devices.precision(args):
+                    logprobs, entropy = policy_logprobs(policy, batch)
+                    values = value_model(batch)[batch.acted]
+                losses = ppo_loss(logprobs, old.logprobs[at], advantages[at], args.clip_coef)
+                losses["value_loss"] = ((values - returns[at]) / value_model.spread).square().mean() / 2
+                losses["entropy"] = entropy.mean()
+                loss = losses["policy_loss"] + args.vf_coef * losses["value_loss"]
+                (share * loss).backward()
+                run.log_piece(losses, share, batch)
+
+            devices.sum_over_processes(parameter.grad for parameter in parameters)
+            grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
             nn.utils.clip_grad_norm_(value_model.parameters(), args.max_grad_norm)
             optimizer.step()
-            run.log_step(losses, num_tokens=batch.ids.numel())
+            run.log_step(grad_norm=grad_norm)
+        devices.refresh(player, policy)
 
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics

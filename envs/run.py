@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partialmethod
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from envs import SEEDS, Env, Trajectory, VectorEnv
 from envs import data as offline_data
+from envs.devices import RANK, WORLD_SIZE, sum_over_processes
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(os.environ.get("LMRL_RUNS") or ROOT / "runs")
@@ -40,16 +41,16 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("max_answer_tokens", "max_tokens"), (1, math.inf)),
     **dict.fromkeys(("steps_per_iteration", "minibatch_size", "decay_from", "num_episodes"), (1, math.inf)),
     **dict.fromkeys(("update_epochs", "num_envs", "num_eval_episodes", "num_test_episodes"), (1, math.inf)),
-    **dict.fromkeys(("buffer_size", "critic_steps", "num_groups"), (1, math.inf)),
+    **dict.fromkeys(("buffer_size", "critic_steps", "num_groups", "micro_batch_size"), (1, math.inf)),
     "group_size": (2, math.inf),  # a game is compared with the others of its group
     **dict.fromkeys(("gamma", "gae_lambda", "tau", "expectile", "clip_coef", "top_fraction"), (0, 1)),
     "seed": (0, 2**32 - 1),
 }
 POSITIVE = ("learning_rate", "critic_learning_rate", "max_grad_norm", "top_fraction")  # 0 is out of their range as well
 # What may differ when a run is resumed; of a finished one also how the test is played.
-FREE = {"resume", "device", "track", "num_iterations", "max_tokens", "max_cost", "price_per_million_input",
-        "price_per_million_output"}
-FREE_IN_TEST = FREE | {"temperature", "num_test_episodes", "num_envs", "env_options"}
+FREE = {"resume", "device", "track", "num_iterations", "micro_batch_size", "gradient_checkpointing", "max_tokens",
+        "max_cost", "price_per_million_input", "price_per_million_output"}
+FREE_IN_TEST = FREE | {"dtype", "temperature", "num_test_episodes", "num_envs", "env_options"}
 
 # What may tell why returns collapsed: one of them moves first.
 SIGNALS = {"losses/entropy", "losses/grad_norm", "losses/clipfrac", "losses/kl_ref", "charts/invalid_actions",
@@ -67,6 +68,9 @@ def parse_args(args_class: type[ArgsType], tuned: dict[str, dict], paper: dict[s
     for stream in (sys.stdout, sys.stderr):
         # A terminal may know fewer letters than our texts have; a file is to show each line at once.
         stream.reconfigure(errors="replace", line_buffering=True)
+    if RANK > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
     given, _ = tyro.cli(args_class, add_help=False, return_unknown_args=True)
     defaults = replace(args_class(), env_id=given.env_id, **tuned.get(given.env_id, {}))
     asked = given.model != args_class().model
@@ -213,11 +217,15 @@ class Run:
     def __init__(self, args: Any, env: Env) -> None:
         self.args, self.env = args, env
         args.num_test_episodes = args.num_test_episodes or env.num_test_episodes
+        if getattr(args, "dtype", "") is None:
+            args.dtype = "bfloat16" if args.device.startswith("cuda") else "float32"
         self.folder = run_folder(args)
         self.file_lock = FileLock(self.folder / ".lock")
         self.rows: list[dict[str, float]] = []
         self.steps: list[dict[str, Any]] = []  # of the iteration: the losses of each gradient step
         self.step_ends: list[tuple[float, int]] = []  # and when it ended, with its number of tokens
+        self.losses: dict[str, Any] = {}  # of the gradient step's pieces until now
+        self.num_tokens = 0  # in them
         self.finished, self.data, self.wandb = False, "", None
         self.start_model = model_digest(args)
         before: dict[str, Any] = {}
@@ -241,7 +249,8 @@ class Run:
                 self.lock()
         if before:
             self.check_unchanged(before)
-        if args.track and not self.finished:
+        self.writes = RANK == 0 and not self.finished
+        if args.track and self.writes:
             with refusing("--track"):
                 import wandb  # only here: nothing else needs it
 
@@ -250,7 +259,9 @@ class Run:
         keep_freed_memory()
 
     def lock(self) -> None:
-        """Make the folder and keep other processes out of it; exits with a sentence if one is in it."""
+        """Make the folder and keep other runs out of it; exits with a sentence if one is in it."""
+        if RANK > 0:
+            return
         with refusing(f"cannot write to {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -300,7 +311,7 @@ class Run:
         self.rows = [row for row in self.rows if row["iteration"] <= iteration and "losses/grad_norm" in row]
         minutes = self.rows[-1]["charts/minutes"] if self.rows else 0.0
         self.start = time.time() - 60 * minutes
-        if self.finished:
+        if not self.writes:
             return
         self.lock()
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
@@ -330,7 +341,7 @@ class Run:
 
     def write(self, name: str, write: Callable[[Path], Any]) -> None:
         """Let `write` make a file or folder of the run under a temporary name, then rename it."""
-        if not self.finished:
+        if self.writes:
             offline_data.replace(self.folder / name, write)
 
     def save_model(self, policy: Any, tokenizer: Any, max_new_tokens: int) -> None:
@@ -348,21 +359,33 @@ class Run:
         """Write the test's games to episodes.jsonl, in the format that `--dataset` reads; show one."""
         games = [episode.trajectory for episode in episodes]
         print(f"\nThe first game of the test:\n{games[0]}", flush=True)
-        if not self.finished:
+        if self.writes:
             offline_data.write_file(self.env, games, self.folder / "episodes.jsonl")
 
-    def log_step(self, losses: dict[str, Any], num_tokens: int) -> None:
-        """Keep the losses of a gradient step on `num_tokens` tokens; `log` logs their mean and the steps' speed."""
-        self.steps.append({name: value.detach() for name, value in losses.items()})
-        self.step_ends.append((time.time(), num_tokens))
+    def log_piece(self, losses: dict[str, Any], share: float, batch: Any) -> None:
+        """Keep the losses of a piece of a minibatch, which is that `share` of it in all processes."""
+        for name, value in (losses | {"padding": batch.padding}).items():
+            self.losses[name] = self.losses.get(name, 0.0) + share * value.detach()
+        self.num_tokens += batch.ids.numel()
+
+    def log_step(self, **norms: Any) -> None:
+        """The pieces until now made a gradient step, with these `norms`; `log` logs means over steps, and their speed.
+
+        The norms are the same in all processes.
+        """
+        self.steps.append(self.losses | {name: norm.detach() / WORLD_SIZE for name, norm in norms.items()})
+        self.step_ends.append((time.time(), self.num_tokens * WORLD_SIZE))
+        self.losses, self.num_tokens = {}, 0
 
     def log(self, iteration: int, global_step: int, metrics: dict[str, Any]) -> None:
         """Print the metrics, append them to metrics.jsonl and send them to wandb.
 
-        With them goes the mean of what `log_step` was given since the last call, as losses/…. Values are numbers or
-        tensors of one. Exits with a sentence, before anything is written, if one of them is not finite.
+        With them goes the mean over the gradient steps since the last call, as losses/…. Values are numbers or tensors
+        of one. Exits with a sentence, before anything is written, if one of them is not finite.
         """
-        steps = [{f"losses/{name}": float(value) for name, value in losses.items()} for losses in self.steps]
+        sum_over_processes(value for losses in self.steps for value in losses.values())
+        steps = [{"perf/padding" if name == "padding" else f"losses/{name}": float(value)
+                  for name, value in losses.items()} for losses in self.steps]
         metrics = {name: float(value) for name, value in metrics.items()}
         for number, values in enumerate([*steps, metrics], 1):
             for name, value in values.items():
@@ -386,7 +409,7 @@ class Run:
         shown = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items() if "perf/" not in name)
         tqdm.write(f"{self.folder.name}: {shown.replace('  episodic_return_se', ' ±')}")
         self.rows.append(row)
-        if self.finished:
+        if not self.writes:
             return
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

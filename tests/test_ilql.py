@@ -298,9 +298,14 @@ def test_collate(script, markov):
     if script is ppo_car_dealer:
         assert batch.ends_game.tolist() == sum(([False] * (sum(len(turn.action) for turn in turns) - 1) + [True]
                                                 for _, turns in games), [])
-    windows = {tuple(window.ids) for episode, _ in games for window in episode.windows}
-    assert length == max(map(len, windows))
+    windows = set()  # up to their last states
+    for episode, _ in games:
+        for window in episode.windows:
+            cut = window is episode.windows[-1] and not episode.terminated and script is not bc_maze
+            if cut or window.chosen:
+                windows.add(tuple(window.ids if cut else window.ids[: window.chosen[-1]]))
     assert sorted(batch.ids.tolist()) == sorted([*window, *[0] * (length - len(window))] for window in windows)
+    assert batch.padding.item() == pytest.approx(1 - sum(map(len, windows)) / batch.ids.numel())
 
 
 # --- Minibatches ---

@@ -564,14 +564,18 @@ def test_sampling_is_reproducible(monkeypatch):
 
 def test_sample():
     logits = torch.tensor([[1000.0, 1001.0, -1000.0, 999.0]]).repeat(20_000, 1)
-    tokens = sample(logits, 1.0, torch.Generator().manual_seed(0)).tolist()
+    uniform = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tokens = sample(logits, 1.0, uniform).tolist()
     total = sum(math.exp(x) for x in (0, 1, -1))
     probabilities = [1 / total, math.e / total, 0, math.exp(-1) / total]
     assert [tokens.count(i) / 20_000 for i in range(4)] == pytest.approx(probabilities, abs=0.015)
-    assert sample(logits[:3], 0.0, torch.Generator()).tolist() == [1, 1, 1]
-    colder = sample(logits, 0.5, torch.Generator().manual_seed(0)).tolist()
+    assert sample(logits[:3], 0.0, uniform[:3]).tolist() == [1, 1, 1]
+    edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)  # all that random() may return
+    assert sample(logits[:2], 1.0, edges).tolist() == [0, 3]
+    assert sample(logits[:2, [2, 0, 2]], 1.0, edges).tolist() == [1, 1]  # never what has probability 0
+    colder = sample(logits, 0.5, uniform).tolist()
     assert colder.count(1) / colder.count(0) == pytest.approx(math.e**2, rel=0.1)
-    warmer = sample(logits, 2.0, torch.Generator().manual_seed(0)).tolist()
+    warmer = sample(logits, 2.0, uniform).tolist()
     assert warmer.count(1) / warmer.count(0) == pytest.approx(math.e**0.5, rel=0.1)
 
 
@@ -721,13 +725,17 @@ def test_collate(script, env_id, max_length):
     states, fields = plain_collate(script, episodes)
     length = batch.ids.shape[1]
     assert [batch.ids[place // length, : place % length + 1].tolist() for place in batch.states.tolist()] == states
+    fields.pop("padding")
     for name, values in fields.items():
         assert getattr(batch, name).tolist() == values, name
     assert {batch.ids.dtype, batch.states.dtype, batch.tokens.dtype} == {torch.int64}
-    different = {tuple(window.ids) for episode in episodes for window in episode.windows}
-    assert sorted(tuple(row) for row in batch.ids.tolist()) == sorted(
-        ids + (0,) * (length - len(ids)) for ids in different)
-    assert length == max(map(len, different))
+    last_states = {}  # by what a row starts with: how much of it is read
+    for state in map(tuple, states):
+        row = max((row for row in batch.ids.tolist() if tuple(row[: len(state)]) == state), key=sum)
+        last_states[tuple(row)] = max(len(state), last_states.get(tuple(row), 0))
+    rows = [tuple(row) for row in batch.ids.tolist()]
+    assert len(rows) == len(set(rows)) and set(last_states) <= set(rows)
+    assert all(not any(row[read:]) for row, read in last_states.items())  # up to the last state
 
 
 # --- The check of a model ---
@@ -812,7 +820,8 @@ def test_a_model_is_right_or_refused(name, std, tmp_path):
     windows = {0: Window(ids[0, : max_length // 2].tolist()), 1: Window(ids[1, :3].tolist())}
     with torch.no_grad():
         own = policy(input_ids=ids, use_cache=False).logits
-        batch = bc_maze.Batch(ids, torch.arange(2 * max_length - 1, device=DEVICE), ids.flatten()[1:])
+        batch = bc_maze.Batch(ids, torch.arange(2 * max_length - 1, device=DEVICE), ids.flatten()[1:],
+                              torch.tensor(0.0))
         expected = nn.functional.cross_entropy(own.flatten(0, 1)[:-1], ids.flatten()[1:]).item()
         assert bc_loss(policy, batch).item() == pytest.approx(expected, abs=1e-4)
         while max(window.num_read for window in windows.values()) < max_length:

@@ -271,7 +271,9 @@ def begun(args):
 
 def log_steps(started, *steps):
     for losses in steps:
-        started.log_step({name: torch.tensor(value) for name, value in losses.items()}, num_tokens=10)
+        batch = types.SimpleNamespace(ids=torch.zeros(2, 5), padding=torch.tensor(0.25))
+        started.log_piece({name: torch.tensor(value) for name, value in losses.items()}, 1.0, batch)
+        started.log_step(grad_norm=torch.tensor(1.0))
 
 
 def played():
@@ -282,7 +284,7 @@ def played():
 def train(args, iteration, env=None):
     started = Run(args, env or make("maze_fo"))
     started.begin(iteration - 1)
-    log_steps(started, {"grad_norm": 1.0})
+    log_steps(started, {"a": 1.0})
     started.log(iteration, 5 * iteration, {"charts/x": iteration})
     started.write("last.pt", lambda path: path.write_text(str(iteration)))
     started.file_lock.release(force=True)
@@ -302,11 +304,12 @@ def test_log(args, capsys):
     assert tracked == rows
     assert min(row.pop("charts/minutes") for row in rows) >= 0 and rows[0].pop("charts/SPS") > 0
     assert rows[0].pop("perf/train_tokens_per_second") > 0
-    assert rows == [{"iteration": 1, "global_step": 7, "losses/a": 1.5, "losses/b": 0.5, "eval/score": 3.0},
+    assert rows == [{"iteration": 1, "global_step": 7, "losses/a": 1.5, "losses/b": 0.5, "perf/padding": 0.25,
+                     "losses/grad_norm": 1.0, "eval/score": 3.0},
                     {"iteration": 2, "global_step": 8, "test/episodic_return": -2.0, "test/episodic_return_se": 0.5,
                      "perf/x": 1.0}]
     shown = [line.partition("  minutes")[0] for line in capsys.readouterr().out.splitlines()]
-    assert shown == ["maze_fo__bc_maze__1: iteration 1  global_step 7  a 1.5  b 0.5  score 3",
+    assert shown == ["maze_fo__bc_maze__1: iteration 1  global_step 7  a 1.5  b 0.5  grad_norm 1  score 3",
                      "maze_fo__bc_maze__1: iteration 2  global_step 8  episodic_return -2 ± 0.5"]
 
 
@@ -543,7 +546,7 @@ def test_collapse(args):
 
     def log(iteration, value, entropy):
         metrics = {"charts/episodic_return": value, "charts/episodic_return_se": 0.5}
-        log_steps(started, {"entropy": float(entropy), "grad_norm": 1.0})
+        log_steps(started, {"entropy": float(entropy)})
         started.log(iteration, iteration, metrics)
         started.stop_if_collapsed(2.0, patience=3)
 

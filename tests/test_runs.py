@@ -343,7 +343,7 @@ def test_metrics(name, home):
               "grpo_wordle": {"policy_loss", "approx_kl", "clipfrac", "entropy", "kl_ref"},
               "archer_twenty_questions": {"loss", "q_loss", "v_loss", "critic_grad_norm", "policy_loss", "entropy"}}
     training = always | {f"losses/{key}" for key in losses[name] | {"grad_norm"}}
-    training |= {"charts/SPS", "charts/learning_rate", "perf/train_tokens_per_second"}
+    training |= {"charts/SPS", "charts/learning_rate", "perf/train_tokens_per_second", "perf/padding"}
     if name in ONLINE:
         training |= {f"charts/{key}" for key in results | {"episodes"}}
     if name == "online_filtered_bc_text_nav":

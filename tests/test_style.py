@@ -51,7 +51,8 @@ MORE_PACKAGES = {"data.py": {"filelock"}, "run.py": {"filelock"}, "chess.py": {"
                  "twenty_questions/matcher.py": {"rapidfuzz"},
                  "guess_city/understanding.py": {"rapidfuzz"},
                  "tiny/make.py": {"filelock", "tokenizers", "transformers"}}
-LOCAL_PACKAGES = {"run.py": {"wandb"}, "simulators.py": {"openai", "torch", "transformers"}}  # only where needed
+LOCAL_PACKAGES = {"run.py": {"wandb"}, "devices.py": {"torch"},  # only where needed
+                  "simulators.py": {"openai", "torch", "transformers"}}
 PROPER_NAMES = ("Hugging Face", "Polyak")
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -295,10 +296,11 @@ def test_nothing_golfed(path):
 
 @each(SCRIPTS)
 def test_arguments(path):
-    """Each has one help text, on its line, that starts in lower case; and it is used, here or in envs/run.py."""
+    """Each has one help text, on its line, that starts in lower case; and it is used, here or in envs/."""
     source, tree = read(path)
     lines = source.split("\n")
-    used = {node.attr for tree in (tree, read(ROOT / "envs" / "run.py")[1]) for node in ast.walk(tree)
+    trees = [tree, *(read(ROOT / "envs" / name)[1] for name in ("run.py", "devices.py"))]
+    used = {node.attr for tree in trees for node in ast.walk(tree)
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
             and ast.unparse(node.value) in ("args", "self.args", "given")}
     wrong = []
