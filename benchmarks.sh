@@ -31,7 +31,7 @@ bc_maze bc_maze | $all_tasks
 filtered_bc bc_maze --success-only | ${games/chess endgames/}
 filtered_bc bc_maze --success-only --num-iterations 10 | endgames
 filtered_bc bc_maze --success-only --num-iterations 4 | chess
-filtered_bc bc_maze --top-fraction 0.3 --num-iterations 44 | wordle
+filtered_bc bc_maze --top-fraction 0.3 --num-iterations 26 | wordle
 filtered_bc bc_maze --top-fraction 0.1 | $dialogues
 mc_twenty_questions mc_twenty_questions | $all_tasks
 ilql_wordle ilql_wordle | $all_tasks

@@ -65,7 +65,7 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "runs/{env_id}__filtered_bc__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the model's; else the data's)
     num_iterations: int = 40  # number of iterations; after each, metrics are logged and a checkpoint is saved
     num_episodes: int = 128  # games of an iteration
     buffer_size: int = 512  # newest games that the critic learns from
@@ -142,7 +142,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
         same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
-        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
+        same(played[0], own[-1], msg="its logits change when it reads with a cache (sliding window?)")
 
 
 class TurnCritic(nn.Module):
@@ -161,7 +161,7 @@ class TurnCritic(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):  # values need more than bfloat16's 8 bits
             values = self.mean + self.spread * self.heads(hidden.float()).flatten(0, 1)  # (W·T, 3)
         q1, q2, _ = values[batch.action_ends].unbind(dim=1)
-        v = F.pad(values[batch.states, 2], (0, 1))  # (m + 1,): no state follows the last game's end
+        v = F.pad(values[batch.states, 2], (0, 1))  # (m + 1,): acted + 1 exists for the last state, too
         return q1, q2, v[batch.acted], v[batch.acted + 1] * ~batch.terminated
 
     @torch.no_grad()
@@ -219,7 +219,7 @@ def critic_losses(critic: TurnCritic, target: TurnCritic, batch: Batch, args: Ar
 def turn_advantages(critic: TurnCritic, episodes: list["Episode"], args: Args) -> tuple[Tensor, ...]:
     """By game, A of its turns, whitened over the turns of all games."""
     num_turns = [sum(episode.ends_turn) for episode in episodes]
-    advantages = torch.zeros(sum(num_turns), device=args.device)  # 0: of other processes' games
+    advantages = torch.zeros(sum(num_turns), device=args.device)  # 0 for other processes' games
     by_game = advantages.split(num_turns)
     for games in devices.own_pieces(len(episodes), args):
         batch = collate([episodes[i] for i in games], args.device)
@@ -232,13 +232,12 @@ def turn_advantages(critic: TurnCritic, episodes: list["Episode"], args: Args) -
     return whiten(advantages).split(num_turns)
 
 
-def returns_to_go(episode: "Episode", gamma: float) -> list[float]:
-    """The discounted return-to-go of each chosen token, summed from the last one back."""
+def turn_returns(episode: "Episode", gamma: float) -> list[float]:
+    """The discounted return-to-go of each turn, summed from the last one back."""
     returns = []
-    next_return = 0.0  # after a game's last token, whether it is over or was cut short
-    for reward, ends_turn in zip(reversed(episode.rewards), reversed(episode.ends_turn)):
-        discount = gamma if ends_turn else 1.0
-        next_return = reward + discount * next_return
+    next_return = 0.0  # after a game's last turn, whether it is over or was cut short
+    for reward in reversed(episode.trajectory.rewards):
+        next_return = reward + gamma * next_return
         returns.append(next_return)
     return returns[::-1]
 
@@ -326,21 +325,21 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
+    lists = Batch(*[[] for _ in Batch._fields])  # they become tensors, but for ids and padding
     for episode in episodes:
         turns = zip(episode.ends_turn, episode.rewards)
-        starts_turn = True
+        ended_turn = True  # the token before
         for window in episode.windows:
             start = length * row_of.setdefault(tuple(window.ids), len(row_of))  # of its row
             for place in window.chosen:
-                if starts_turn:
+                if ended_turn:
                     lists.acted.append(len(lists.states))
                     lists.states.append(start + place - 1)
                 lists.places.append(start + place - 1)
                 lists.tokens.append(window.ids[place])
                 lists.turns.append(len(lists.rewards))
-                starts_turn, reward = next(turns)  # this token ends its turn, so the next one starts one
-                if starts_turn:
+                ended_turn, reward = next(turns)
+                if ended_turn:
                     lists.action_ends.append(start + place)
                     lists.rewards.append(reward)
         if not episode.terminated:  # cut short: one more state, to bootstrap from
@@ -380,7 +379,7 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here reads a result back.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
@@ -432,7 +431,7 @@ class Reader:
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         dtype = self.trunks[0].dtype
-        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length)
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -491,7 +490,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit, where values bootstrap from it
+            if not terminated:  # also after a time limit: values bootstrap from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -513,7 +512,7 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 
 
 def from_fields(fields: dict) -> Episode:
-    """The episode whose fields, as `vars` has them, these are."""
+    """The episode that has these fields, as `vars` gives them."""
     episode = Episode(markov=False, max_length=0, max_new_tokens=0)
     vars(episode).update(fields)
     episode.windows = [Window(**window) for window in episode.windows]
@@ -552,7 +551,7 @@ def main(args: Args) -> None:
     check_model(policy, text, env, args)
     args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
     actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
-    settle_action_length((len(text.encode(action)) for action in actions), args)  # the fallback: sample games
+    settle_action_length((len(text.encode(action)) for action in actions), args)  # if the model has none
     critic = TurnCritic(policy).to(args.device)
     target = copy.deepcopy(critic)
     adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
@@ -581,7 +580,7 @@ def main(args: Args) -> None:
         num_turns += sum(len(episode.trajectory.rewards) for episode in episodes)
 
         buffer = (buffer + episodes)[-args.buffer_size :]
-        returns = [value for episode in buffer for value in returns_to_go(episode, args.gamma)]
+        returns = [value for episode in buffer for value in turn_returns(episode, args.gamma)]
         for network in (critic, target):
             network.rescale(torch.tensor(returns, device=args.device))
         lengths = [max(len(window.ids) for window in episode.windows) for episode in buffer]
@@ -602,7 +601,8 @@ def main(args: Args) -> None:
                 for parameter, target_parameter in zip(critic.parameters(), target.parameters()):
                     target_parameter.lerp_(parameter, args.tau)
             run.log_step(critic_grad_norm=critic_grad_norm)
-        # While the rate is 0, only Adam's moments move.
+
+        # In the warm-up the rate is 0: the step is there for what it logs.
         optimizer.param_groups[0]["lr"] = args.learning_rate * (iteration > args.warmup_iterations)
         metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
         episodes = [episodes[i] for i in rng.permutation(len(episodes))]
@@ -628,7 +628,7 @@ def main(args: Args) -> None:
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
-        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # as standard errors
+        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # in standard errors
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"iteration": iteration, "num_turns": num_turns, "buffer": json.dumps(buffer, default=vars)}
         run.write("last.pt", partial(torch.save, state))
@@ -636,7 +636,7 @@ def main(args: Args) -> None:
     try:
         run.write("critic.pt", partial(torch.save, critic.state_dict()))
         run.save_model(policy, text.tokenizer, args.max_new_tokens)
-    finally:  # a fault of one must not cost the other
+    finally:  # if saving fails, the test is still played
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, num_turns, metrics)
         run.save_games(tested)

@@ -8,7 +8,7 @@ maximises the likelihood of the n action tokens of a minibatch, given everything
 Filtered BC is the same loss on the best games only: `--success-only`, or `--top-fraction 0.1` (by return).
 
 Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232), section 4. Deviations: the learning rate warms up and
-decays; for `--top-fraction`, games that the data cuts short do not count, since their return is not known.
+falls to 0; for `--top-fraction`, games that the data cuts short do not count: their return is not known.
 
     python algos/bc_maze.py                                      # maze_fo: about -52, near the data; 1 minute
     python algos/bc_maze.py --success-only --exp-name filtered_bc
@@ -53,7 +53,7 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "envs/tiny/{env_id}"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the model's; else the data's)
     dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
     num_trajectories: int | None = None  # number of trajectories to generate (None: the task's)
     top_fraction: float = 1.0  # share of the games to keep, by return
@@ -63,7 +63,6 @@ class Args:
     steps_per_iteration: int = 200  # gradient steps of an iteration
     minibatch_size: int = 128  # games per gradient step
     learning_rate: float = 1e-3  # learning rate of AdamW
-    decay_from: int = 200  # gradient step from which the rate falls as 1 / √step, after 100 steps of warm-up
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
     # --- evaluation
     eval_every: int = 1  # iterations from one evaluation on validation games to the next; 0: none
@@ -73,22 +72,22 @@ class Args:
     temperature: float = 1.0  # temperature of sampling in evaluations; 0: greedy
 
 
-DIALOGUE = dict(minibatch_size=64, learning_rate=2e-3, decay_from=1000, steps_per_iteration=500, eval_every=3)
+DIALOGUE = dict(minibatch_size=64, learning_rate=2e-3, steps_per_iteration=500, eval_every=3)
 TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
-    **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(minibatch_size=64, steps_per_iteration=100,
-                                                         num_iterations=4, decay_from=100)),
+    **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(
+        minibatch_size=64, steps_per_iteration=100, num_iterations=4)),
     "wordle": dict(num_trajectories=1_000_000, num_iterations=20, steps_per_iteration=500, learning_rate=2e-3,
-                   decay_from=4000, eval_every=5, num_eval_episodes=1024, num_envs=1024),
+                   eval_every=5, num_eval_episodes=1024, num_envs=1024),
     "chess": dict(num_iterations=6, steps_per_iteration=500, minibatch_size=4, learning_rate=2e-3,
-                  decay_from=1000, eval_every=0),
-    "endgames": dict(num_iterations=20, steps_per_iteration=500, minibatch_size=16, learning_rate=2e-3,
-                     decay_from=1000, eval_every=10),
+                  eval_every=0),
+    "endgames": dict(num_iterations=14, steps_per_iteration=500, minibatch_size=16, learning_rate=2e-3,
+                     eval_every=7),
     "twenty_questions": dict(DIALOGUE, num_trajectories=300_000, num_iterations=6),
     "guess_city": dict(DIALOGUE, num_trajectories=300_000, num_iterations=10, eval_every=5),
     "car_dealer": dict(DIALOGUE, num_trajectories=50_000, num_iterations=4, eval_every=2),
 }
 PAPER = dict.fromkeys(get_args(EnvId), dict(  # for any other model, in place of TUNED
-    learning_rate=1e-4, minibatch_size=128, steps_per_iteration=500, decay_from=10**6))
+    learning_rate=1e-4, minibatch_size=128, steps_per_iteration=500))
 
 
 # --- Model ---
@@ -135,7 +134,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
         same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
-        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
+        same(played[0], own[-1], msg="its logits change when it reads with a cache (sliding window?)")
 
 
 # --- Loss ---
@@ -265,7 +264,7 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     windows = [window for episode in episodes for window in episode.windows if window.chosen]
     length = max(window.chosen[-1] for window in windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
+    lists = Batch(*[[] for _ in Batch._fields])  # they become tensors, but for ids and padding
     for window in windows:
         read = tuple(window.ids[: window.chosen[-1]])  # up to the last state
         start = length * row_of.setdefault(read, len(row_of))  # of its row
@@ -306,7 +305,7 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here reads a result back.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
@@ -358,7 +357,7 @@ class Reader:
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         dtype = self.trunks[0].dtype
-        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length)
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -417,7 +416,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit, where values bootstrap from it
+            if not terminated:  # also after a time limit: values bootstrap from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -439,7 +438,7 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 
 
 def from_fields(fields: dict) -> Episode:
-    """The episode whose fields, as `vars` has them, these are."""
+    """The episode that has these fields, as `vars` gives them."""
     episode = Episode(markov=False, max_length=0, max_new_tokens=0)
     vars(episode).update(fields)
     episode.windows = [Window(**window) for window in episode.windows]
@@ -497,7 +496,7 @@ def main(args: Args) -> None:
         for indices in tqdm(order, "training", leave=False, delay=2):
             step += 1
             warm_up = min(1.0, step / 100)
-            decay = min(1.0, (args.decay_from / step) ** 0.5)
+            decay = 1 - (step - 1) / (args.num_iterations * args.steps_per_iteration)
             optimizer.param_groups[0]["lr"] = args.learning_rate * warm_up * decay
             optimizer.zero_grad()
             for games, share in devices.pieces(indices, num_chosen, args):
@@ -523,7 +522,7 @@ def main(args: Args) -> None:
 
     try:
         run.save_model(policy, text.tokenizer, args.max_new_tokens)
-    finally:  # a fault of one must not cost the other
+    finally:  # if saving fails, the test is still played
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, step, metrics)
         run.save_games(tested)

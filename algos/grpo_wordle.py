@@ -62,7 +62,7 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "runs/{env_id}__filtered_bc__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the model's; else the data's)
     # --- the algorithm
     num_iterations: int = 60  # number of iterations; after each, metrics are logged and a checkpoint is saved
     num_groups: int = 64  # different games of an iteration
@@ -148,7 +148,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
         same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
-        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
+        same(played[0], own[-1], msg="its logits change when it reads with a cache (sliding window?)")
 
 
 def chosen_logprobs(policy: nn.Module, batch: "Batch") -> tuple[Tensor, Tensor]:
@@ -165,7 +165,7 @@ def chosen_logprobs(policy: nn.Module, batch: "Batch") -> tuple[Tensor, Tensor]:
 def all_logprobs(policy: nn.Module, episodes: list["Episode"], args: Args) -> Tensor:
     """log π of all tokens that were chosen in the games, (n,), by the code that trains."""
     places = token_places(episodes, args)
-    logprobs = torch.zeros(sum(map(len, places)), device=args.device)  # 0: of other processes' games
+    logprobs = torch.zeros(sum(map(len, places)), device=args.device)  # 0 for other processes' games
     for games in devices.own_pieces(len(episodes), args):
         batch = collate([episodes[i] for i in games], args.device)
         logprobs[torch.cat([places[i] for i in games])] = chosen_logprobs(policy, batch)[0]
@@ -293,7 +293,7 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     windows = [window for episode in episodes for window in episode.windows if window.chosen]
     length = max(window.chosen[-1] for window in windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
+    lists = Batch(*[[] for _ in Batch._fields])  # they become tensors, but for ids and padding
     for window in windows:
         read = tuple(window.ids[: window.chosen[-1]])  # up to the last state
         start = length * row_of.setdefault(read, len(row_of))  # of its row
@@ -334,7 +334,7 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here reads a result back.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
@@ -386,7 +386,7 @@ class Reader:
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         dtype = self.trunks[0].dtype
-        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length)
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -445,7 +445,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit, where values bootstrap from it
+            if not terminated:  # also after a time limit: values bootstrap from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -467,7 +467,7 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 
 
 def from_fields(fields: dict) -> Episode:
-    """The episode whose fields, as `vars` has them, these are."""
+    """The episode that has these fields, as `vars` gives them."""
     episode = Episode(markov=False, max_length=0, max_new_tokens=0)
     vars(episode).update(fields)
     episode.windows = [Window(**window) for window in episode.windows]
@@ -506,7 +506,7 @@ def main(args: Args) -> None:
     check_model(policy, text, env, args)
     args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
     actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
-    settle_action_length((len(text.encode(action)) for action in actions), args)  # the fallback: sample games
+    settle_action_length((len(text.encode(action)) for action in actions), args)  # if the model has none
     reference = copy.deepcopy(policy)
     adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     optimizer = adamw(policy.parameters(), lr=args.learning_rate)
@@ -526,8 +526,8 @@ def main(args: Args) -> None:
     for iteration in range(done + 1, args.num_iterations + 1):
         rng = np.random.default_rng([args.seed, iteration])
         first_seed = rng.integers(SEEDS["train"], SEEDS["eval"] - args.num_groups)
-        games = range(first_seed, first_seed + args.num_groups)
-        seeds = [seed for seed in games for _ in range(args.group_size)]
+        group_seeds = range(first_seed, first_seed + args.num_groups)
+        seeds = [seed for seed in group_seeds for _ in range(args.group_size)]
         metrics, episodes = play_games(reader, envs, "charts", seeds, text, replace(args, temperature=1.0))
         metrics["charts/episodes"] = iteration * num_episodes
         metrics["charts/learning_rate"] = args.learning_rate
@@ -538,9 +538,9 @@ def main(args: Args) -> None:
         returns = torch.tensor(returns, dtype=torch.float64).view(args.num_groups, args.group_size)
         no_signal = returns.amax(1) == returns.amin(1)  # (num_groups,)
         metrics["charts/groups_without_signal"] = no_signal.double().mean()
-        lengths = [len(episode.rewards) for episode in episodes]  # in tokens
+        num_chosen = [len(episode.rewards) for episode in episodes]  # tokens
         advantages = group_advantages(returns, args.normalise_std).flatten()  # by game
-        advantages = advantages.repeat_interleave(torch.tensor(lengths)).float().to(args.device)  # by token
+        advantages = advantages.repeat_interleave(torch.tensor(num_chosen)).float().to(args.device)
         with devices.precision(args):
             old_logprobs = all_logprobs(policy, episodes, args)
             ref_logprobs = all_logprobs(reference, episodes, args)
@@ -549,7 +549,7 @@ def main(args: Args) -> None:
         order = [i for _ in range(args.update_epochs) for i in rng.permutation(num_episodes)]
         for begin in range(0, len(order), args.minibatch_size):
             optimizer.zero_grad()
-            for games, share in devices.pieces(order[begin : begin + args.minibatch_size], lengths, args):
+            for games, share in devices.pieces(order[begin : begin + args.minibatch_size], num_chosen, args):
                 batch = collate([episodes[i] for i in games], args.device)
                 at = torch.cat([places[i] for i in games])
                 with devices.precision(args):
@@ -576,7 +576,7 @@ def main(args: Args) -> None:
 
     try:
         run.save_model(policy, text.tokenizer, args.max_new_tokens)
-    finally:  # a fault of one must not cost the other
+    finally:  # if saving fails, the test is still played
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, num_turns, metrics)
         run.save_games(tested)

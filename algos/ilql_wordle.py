@@ -61,15 +61,14 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "runs/{env_id}__filtered_bc__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the model's; else the data's)
     dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
     num_trajectories: int | None = 1_000_000  # number of trajectories to generate (None: the task's)
     # --- the algorithm
-    num_iterations: int = 18  # number of iterations; after each, metrics are logged and a checkpoint is saved
+    num_iterations: int = 12  # number of iterations; after each, metrics are logged and a checkpoint is saved
     steps_per_iteration: int = 500  # gradient steps of an iteration
     minibatch_size: int = 128  # games per gradient step
     learning_rate: float = 1e-3  # learning rate of AdamW
-    decay_from: int = 4000  # gradient step from which the rate falls as 1 / √step, after 100 steps of warm-up
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
     gamma: float = 0.99  # discount of a turn
     tau: float = 0.02  # Polyak rate: target = (1 - tau) * target + tau * critic after every gradient step
@@ -87,14 +86,14 @@ class Args:
 
 BC = "runs/{env_id}__bc_maze__{seed}/model"  # the BC run of the same task
 SMALL = dict(num_envs=512, num_eval_episodes=200, num_trajectories=None, steps_per_iteration=200)
-MAZE = dict(SMALL, model=BC, minibatch_size=64, decay_from=10**6, expectile=0.9, cql_weight=0.1, tau=0.1)
-BOARD = dict(SMALL, model=BC, decay_from=1000, gamma=0.9, expectile=0.7, cql_weight=2.0, target_v=True)
-TALK = dict(SMALL, num_trajectories=300_000, minibatch_size=64, decay_from=1000, eval_every=3)
+MAZE = dict(SMALL, model=BC, minibatch_size=64, expectile=0.9, cql_weight=0.1, tau=0.1)
+BOARD = dict(SMALL, model=BC, gamma=0.9, expectile=0.7, cql_weight=2.0, target_v=True)
+TALK = dict(SMALL, num_trajectories=300_000, minibatch_size=64, eval_every=3)
 TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
-    "maze_fo": dict(MAZE, num_iterations=12, target_v=True, beta=(4.0, 16.0, 64.0), eval_every=4),
+    "maze_fo": dict(MAZE, target_v=True, beta=(4.0, 16.0, 64.0), eval_every=4),
     "maze_po": dict(MAZE, num_iterations=4, learning_rate=3e-4, gamma=0.9, beta=(4.0, 8.0, 16.0, 32.0)),
     **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(
-        SMALL, model=BC, num_iterations=4, minibatch_size=16, decay_from=10**6, gamma=0.9, cql_weight=0.1,
+        SMALL, model=BC, num_iterations=4, minibatch_size=16, gamma=0.9, cql_weight=0.1,
         beta=(4.0, 16.0, 64.0), eval_every=2)),
     "chess": dict(BOARD, num_iterations=5, minibatch_size=4, beta=(1.0, 2.0), eval_every=5),
     "endgames": dict(BOARD, num_iterations=16, minibatch_size=16, beta=(1.0, 2.0, 4.0), eval_every=8),
@@ -103,7 +102,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "car_dealer": dict(TALK, model=BC, num_trajectories=50_000, num_iterations=10, cql_weight=10.0,
                        beta=(2.0, 4.0, 8.0), eval_every=5),
 }
-BY_PAPER = dict(num_trajectories=None, learning_rate=1e-4, decay_from=10**6, tau=0.005, expectile=0.7,
+BY_PAPER = dict(num_trajectories=None, learning_rate=1e-4, tau=0.005, expectile=0.7,
                 cql_weight=0.001)
 PAPER = {  # for any other model, in place of TUNED
     **dict.fromkeys(("maze_fo", "maze_po"), dict(BY_PAPER, cql_weight=0.5, expectile=0.99, beta=(16.0,))),
@@ -159,7 +158,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
         same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
-        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
+        same(played[0], own[-1], msg="its logits change when it reads with a cache (sliding window?)")
 
 
 class Critic(nn.Module):
@@ -348,7 +347,7 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
+    lists = Batch(*[[] for _ in Batch._fields])  # they become tensors, but for ids and padding
     for episode in episodes:
         for window in episode.windows:
             is_open = window is episode.windows[-1] and not episode.terminated
@@ -397,7 +396,7 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here reads a result back.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
@@ -449,7 +448,7 @@ class Reader:
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         dtype = self.trunks[0].dtype
-        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length)
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -508,7 +507,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit, where values bootstrap from it
+            if not terminated:  # also after a time limit: values bootstrap from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -530,7 +529,7 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 
 
 def from_fields(fields: dict) -> Episode:
-    """The episode whose fields, as `vars` has them, these are."""
+    """The episode that has these fields, as `vars` gives them."""
     episode = Episode(markov=False, max_length=0, max_new_tokens=0)
     vars(episode).update(fields)
     episode.windows = [Window(**window) for window in episode.windows]
@@ -567,11 +566,11 @@ def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     policy, text = load_model(args)
     check_model(policy, text, env, args)
-    games = [game for game in map(Trajectory.complete, run.load_games()) if game]  # to its last observation
+    games = [game for game in map(Trajectory.complete, run.load_games()) if game]  # all answered
     episodes = encode(games, env, text, args)
     lengths = [max(len(window.ids) for window in episode.windows) for episode in episodes]
     num_chosen = [len(episode.rewards) for episode in episodes]
-    returns_to_go = [np.cumsum(episode.rewards[::-1]) for episode in episodes] or [[0.0]]
+    returns_to_go = [np.cumsum(episode.rewards[::-1]) for episode in episodes] or [[0.0]]  # if replayed
     critic = Critic(policy, value=np.concatenate(returns_to_go).mean()).to(args.device)
     target = copy.deepcopy(critic)
     optimizer = torch.optim.AdamW(critic.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
@@ -585,13 +584,13 @@ def main(args: Args) -> None:
             part.load_state_dict(state[name])
         step, done = state["step"], state["iteration"]
     player = devices.copy_to_play(policy, args)
-    trunk = devices.copy_to_play(critic.trunk, args)
+    player_trunk = devices.copy_to_play(critic.trunk, args)
     devices.checkpoint_gradients(args, critic.trunk)
 
     def steered_logits(policy_hidden: Tensor, critic_hidden: Tensor) -> Tensor:
         return player.get_output_embeddings()(policy_hidden) + beta * critic.min_q(critic_hidden)
 
-    reader = Reader([player.base_model, trunk], steered_logits, args)
+    reader = Reader([player.base_model, player_trunk], steered_logits, args)
     run.begin(done)
 
     for iteration in range(done + 1, args.num_iterations + 1):
@@ -599,7 +598,7 @@ def main(args: Args) -> None:
         for indices in tqdm(order, "training", leave=False, delay=2):
             step += 1
             warm_up = min(1.0, step / 100)
-            decay = min(1.0, (args.decay_from / step) ** 0.5)
+            decay = 1 - (step - 1) / (args.num_iterations * args.steps_per_iteration)
             optimizer.param_groups[0]["lr"] = args.learning_rate * warm_up * decay
             optimizer.zero_grad()
             for games, share in devices.pieces(indices, num_chosen, args):
@@ -616,31 +615,31 @@ def main(args: Args) -> None:
                 for parameter, target_parameter in zip(critic.parameters(), target.parameters()):
                     target_parameter.lerp_(parameter, args.tau)
             run.log_step(grad_norm=grad_norm)
-        devices.refresh(trunk, critic.trunk)
+        devices.refresh(player_trunk, critic.trunk)
 
         metrics = {"charts/learning_rate": optimizer.param_groups[0]["lr"]}
         if args.eval_every and iteration % args.eval_every == 0:
             metrics |= play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0]
         run.log(iteration, step, metrics)
         state = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"iteration": iteration, "step": step, "trials": None}
+        state |= {"iteration": iteration, "step": step, "by_beta": None}
         run.write("last.pt", partial(torch.save, state))
 
-    if state["trials"] is None:  # validation games with each beta, unless last.pt has them
-        state["trials"] = {}
+    if state["by_beta"] is None:  # validation games with each beta, unless last.pt has them
+        state["by_beta"] = {}
         for value in args.beta:
             beta.fill_(value)
-            state["trials"][value], _ = play_games(reader, envs, "eval", run.seeds("eval"), text, args)
+            state["by_beta"][value], _ = play_games(reader, envs, "eval", run.seeds("eval"), text, args)
         run.write("last.pt", partial(torch.save, state))
-    for value, metrics in state["trials"].items():
+    for value, metrics in state["by_beta"].items():
         run.log(args.num_iterations, step, metrics | {"eval/beta": value})
-    returns = {value: metrics["eval/episodic_return"] for value, metrics in state["trials"].items()}
+    returns = {value: metrics["eval/episodic_return"] for value, metrics in state["by_beta"].items()}
     best = max(returns, key=returns.get)
     beta.fill_(best)
     try:
         run.write("critic.pt", partial(torch.save, {"critic": critic.state_dict(), "beta": best}))
         run.save_model(policy, text.tokenizer, args.max_new_tokens)
-    finally:  # a fault of one must not cost the other
+    finally:  # if saving fails, the test is still played
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, step, metrics | {"test/beta": best})
         run.save_games(tested)

@@ -19,7 +19,7 @@ costs something, that makes it too high.
 
 Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232). Deviations: the discount is per turn, not per token, so
 that values do not depend on the tokenizer; the head starts at the data's mean of G, which saves the steps to
-get there; the learning rate warms up and decays; beta is chosen on validation games.
+get there; the learning rate warms up and falls to 0; beta is chosen on validation games.
 
     bash benchmarks.sh twenty_questions filtered_bc    # the policy to start from
     python algos/mc_twenty_questions.py
@@ -64,7 +64,7 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "runs/{env_id}__filtered_bc__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the model's; else the data's)
     dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
     num_trajectories: int | None = 300_000  # number of trajectories to generate (None: the task's)
     # --- the algorithm
@@ -72,7 +72,6 @@ class Args:
     steps_per_iteration: int = 200  # gradient steps of an iteration
     minibatch_size: int = 64  # games per gradient step
     learning_rate: float = 1e-3  # learning rate of AdamW
-    decay_from: int = 1000  # gradient step from which the rate falls as 1 / √step, after 100 steps of warm-up
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
     gamma: float = 0.99  # discount of a turn
     cql_weight: float = 2.0  # weight of the CQL term
@@ -88,15 +87,15 @@ class Args:
 BC = "runs/{env_id}__bc_maze__{seed}/model"  # the BC run of the same task
 TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
     # Most games of the mazes' data are cut short. With less CQL, the bias of their G would decide how to act.
-    "maze_fo": dict(model=BC, num_trajectories=None, num_iterations=3, decay_from=10**6, cql_weight=10.0,
+    "maze_fo": dict(model=BC, num_trajectories=None, num_iterations=3, cql_weight=10.0,
                     beta=(1.0, 2.0, 4.0, 8.0)),
-    "maze_po": dict(model=BC, num_trajectories=None, num_iterations=4, learning_rate=3e-4, decay_from=10**6,
+    "maze_po": dict(model=BC, num_trajectories=None, num_iterations=4, learning_rate=3e-4,
                     cql_weight=10.0, beta=(1.0, 2.0, 4.0, 8.0), eval_every=4),
     **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(
-        model=BC, num_trajectories=None, num_iterations=4, minibatch_size=16, decay_from=10**6,
+        model=BC, num_trajectories=None, num_iterations=4, minibatch_size=16,
         cql_weight=0.1, beta=(4.0, 16.0, 64.0), eval_every=2)),
-    "wordle": dict(num_trajectories=1_000_000, num_iterations=18, steps_per_iteration=500, minibatch_size=128,
-                   decay_from=4000, cql_weight=0.01, beta=(2.0, 4.0, 8.0, 16.0, 32.0), eval_every=6,
+    "wordle": dict(num_trajectories=1_000_000, num_iterations=12, steps_per_iteration=500, minibatch_size=128,
+                   cql_weight=0.01, beta=(2.0, 4.0, 8.0, 16.0, 32.0), eval_every=6,
                    num_eval_episodes=1024, num_envs=1024),
     "chess": dict(model=BC, num_trajectories=None, num_iterations=5, minibatch_size=4, gamma=0.9,
                   beta=(1.0, 2.0), eval_every=5),
@@ -106,7 +105,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "car_dealer": dict(model=BC, num_trajectories=50_000, num_iterations=10, cql_weight=10.0,
                        beta=(1.0, 2.0, 4.0, 8.0), eval_every=5),
 }
-MC_PAPER = dict(num_trajectories=None, learning_rate=1e-4, minibatch_size=128, decay_from=10**6, gamma=0.99,
+MC_PAPER = dict(num_trajectories=None, learning_rate=1e-4, minibatch_size=128, gamma=0.99,
                 cql_weight=0.001)
 PAPER = {  # for any other model, in place of TUNED
     **dict.fromkeys(("maze_fo", "maze_po"), dict(MC_PAPER, cql_weight=0.5, beta=(16.0,))),
@@ -163,7 +162,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
         same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
-        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
+        same(played[0], own[-1], msg="its logits change when it reads with a cache (sliding window?)")
 
 
 class QCritic(nn.Module):
@@ -335,7 +334,7 @@ def collate(episodes: list[Episode], device: str, gamma: float) -> Batch:
     windows = [window for episode in episodes for window in episode.windows if window.chosen]
     length = max(window.chosen[-1] for window in windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
+    lists = Batch(*[[] for _ in Batch._fields])  # they become tensors, but for ids and padding
     for window in windows:
         read = tuple(window.ids[: window.chosen[-1]])  # up to the last state
         start = length * row_of.setdefault(read, len(row_of))  # of its row
@@ -378,7 +377,7 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here reads a result back.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
@@ -430,7 +429,7 @@ class Reader:
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         dtype = self.trunks[0].dtype
-        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length)
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -489,7 +488,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit, where values bootstrap from it
+            if not terminated:  # also after a time limit: values bootstrap from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -511,7 +510,7 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 
 
 def from_fields(fields: dict) -> Episode:
-    """The episode whose fields, as `vars` has them, these are."""
+    """The episode that has these fields, as `vars` gives them."""
     episode = Episode(markov=False, max_length=0, max_new_tokens=0)
     vars(episode).update(fields)
     episode.windows = [Window(**window) for window in episode.windows]
@@ -578,7 +577,7 @@ def main(args: Args) -> None:
         for indices in tqdm(order, "training", leave=False, delay=2):
             step += 1
             warm_up = min(1.0, step / 100)
-            decay = min(1.0, (args.decay_from / step) ** 0.5)
+            decay = 1 - (step - 1) / (args.num_iterations * args.steps_per_iteration)
             optimizer.param_groups[0]["lr"] = args.learning_rate * warm_up * decay
             optimizer.zero_grad()
             for games, share in devices.pieces(indices, num_chosen, args):
@@ -599,24 +598,24 @@ def main(args: Args) -> None:
             metrics |= play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0]
         run.log(iteration, step, metrics)
         state = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"iteration": iteration, "step": step, "trials": None}
+        state |= {"iteration": iteration, "step": step, "by_beta": None}
         run.write("last.pt", partial(torch.save, state))
 
-    if state["trials"] is None:  # validation games with each beta, unless last.pt has them
-        state["trials"] = {}
+    if state["by_beta"] is None:  # validation games with each beta, unless last.pt has them
+        state["by_beta"] = {}
         for value in args.beta:
             beta.fill_(value)
-            state["trials"][value], _ = play_games(reader, envs, "eval", run.seeds("eval"), text, args)
+            state["by_beta"][value], _ = play_games(reader, envs, "eval", run.seeds("eval"), text, args)
         run.write("last.pt", partial(torch.save, state))
-    for value, metrics in state["trials"].items():
+    for value, metrics in state["by_beta"].items():
         run.log(args.num_iterations, step, metrics | {"eval/beta": value})
-    returns = {value: metrics["eval/episodic_return"] for value, metrics in state["trials"].items()}
+    returns = {value: metrics["eval/episodic_return"] for value, metrics in state["by_beta"].items()}
     best = max(returns, key=returns.get)
     beta.fill_(best)
     try:
         run.write("critic.pt", partial(torch.save, {"critic": critic.state_dict(), "beta": best}))
         run.save_model(policy, text.tokenizer, args.max_new_tokens)
-    finally:  # a fault of one must not cost the other
+    finally:  # if saving fails, the test is still played
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, step, metrics | {"test/beta": best})
         run.save_games(tested)

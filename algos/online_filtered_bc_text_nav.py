@@ -61,7 +61,7 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "runs/{env_id}__bc_maze__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the model's; else the data's)
     num_iterations: int = 30  # number of iterations; after each, metrics are logged and a checkpoint is saved
     num_episodes: int = 256  # games of an iteration
     success_only: bool = True  # keep successful games only
@@ -141,7 +141,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
         same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
-        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
+        same(played[0], own[-1], msg="its logits change when it reads with a cache (sliding window?)")
 
 
 # --- Loss ---
@@ -259,7 +259,7 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     windows = [window for episode in episodes for window in episode.windows if window.chosen]
     length = max(window.chosen[-1] for window in windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
+    lists = Batch(*[[] for _ in Batch._fields])  # they become tensors, but for ids and padding
     for window in windows:
         read = tuple(window.ids[: window.chosen[-1]])  # up to the last state
         start = length * row_of.setdefault(read, len(row_of))  # of its row
@@ -300,7 +300,7 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here reads a result back.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
@@ -352,7 +352,7 @@ class Reader:
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         dtype = self.trunks[0].dtype
-        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length)
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -411,7 +411,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit, where values bootstrap from it
+            if not terminated:  # also after a time limit: values bootstrap from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -433,7 +433,7 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 
 
 def from_fields(fields: dict) -> Episode:
-    """The episode whose fields, as `vars` has them, these are."""
+    """The episode that has these fields, as `vars` gives them."""
     episode = Episode(markov=False, max_length=0, max_new_tokens=0)
     vars(episode).update(fields)
     episode.windows = [Window(**window) for window in episode.windows]
@@ -472,7 +472,7 @@ def main(args: Args) -> None:
     check_model(policy, text, env, args)
     args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
     actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
-    settle_action_length((len(text.encode(action)) for action in actions), args)  # the fallback: sample games
+    settle_action_length((len(text.encode(action)) for action in actions), args)  # if the model has none
     adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     optimizer = adamw(policy.parameters(), lr=args.learning_rate)
 
@@ -524,14 +524,14 @@ def main(args: Args) -> None:
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
-        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # as standard errors
+        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # in standard errors
         state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
         state |= {"iteration": iteration, "num_turns": num_turns}
         run.write("last.pt", partial(torch.save, state))
 
     try:
         run.save_model(policy, text.tokenizer, args.max_new_tokens)
-    finally:  # a fault of one must not cost the other
+    finally:  # if saving fails, the test is still played
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, num_turns, metrics)
         run.save_games(tested)

@@ -60,7 +60,7 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "runs/{env_id}__bc_maze__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: as many as in the data)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the model's; else the data's)
     num_iterations: int = 40  # number of iterations; after each, metrics are logged and a checkpoint is saved
     num_episodes: int = 256  # games of an iteration
     update_epochs: int = 2  # how often each game is learned from
@@ -141,7 +141,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
         same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
-        same(played[0], own[-1], msg="its logits are others with a cache (sliding window?)")
+        same(played[0], own[-1], msg="its logits change when it reads with a cache (sliding window?)")
 
 
 class ValueModel(nn.Module):
@@ -213,13 +213,13 @@ class Experience(NamedTuple):
 def look_back(policy, reference, value_model, episodes: list["Episode"], args: Args):
     """The `Experience` of the games that the policy has just played, computed by the functions that train."""
     places = token_places(episodes, args)
-    table = torch.zeros(4, sum(map(len, places)), device=args.device)  # 0: of other processes' games
+    table = torch.zeros(4, sum(map(len, places)), device=args.device)  # 0 for other processes' games
     for games in devices.own_pieces(len(episodes), args):
         batch = collate([episodes[i] for i in games], args.device)
         logprobs, _ = policy_logprobs(policy, batch)
         ref_logprobs, _ = policy_logprobs(reference, batch)
         rewards = batch.rewards - args.kl_coef * (logprobs - ref_logprobs)
-        all_values = F.pad(value_model(batch), (0, 1))  # (m + 1,): no state follows the last game's end
+        all_values = F.pad(value_model(batch), (0, 1))  # (m + 1,): acted + 1 exists for the last state, too
         values = all_values[batch.acted]
         next_values = all_values[batch.acted + 1] * ~batch.terminated
         advantages = gae(rewards, values, next_values, batch, args)
@@ -345,7 +345,7 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # they become the tensors, all but ids: see `padded`
+    lists = Batch(*[[] for _ in Batch._fields])  # they become tensors, but for ids and padding
     for episode in episodes:
         for window in episode.windows:
             is_open = window is episode.windows[-1] and not episode.terminated
@@ -396,7 +396,7 @@ class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
     A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here reads a result back.
+    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
@@ -448,7 +448,7 @@ class Reader:
         positions = start.to(ids.device, non_blocking=True) + torch.arange(ids.shape[1], device=ids.device)
         shown = torch.arange(self.length, device=ids.device) <= positions[:, :, None]
         dtype = self.trunks[0].dtype
-        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length), to be added
+        mask = torch.where(shown, 0.0, torch.finfo(dtype).min).to(dtype)  # (rows, width, length)
         if self.length >= self.num_columns:
             self.num_columns = min(2 * self.length, self.args.max_length) + 1
 
@@ -507,7 +507,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit, where values bootstrap from it
+            if not terminated:  # also after a time limit: values bootstrap from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -529,7 +529,7 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 
 
 def from_fields(fields: dict) -> Episode:
-    """The episode whose fields, as `vars` has them, these are."""
+    """The episode that has these fields, as `vars` gives them."""
     episode = Episode(markov=False, max_length=0, max_new_tokens=0)
     vars(episode).update(fields)
     episode.windows = [Window(**window) for window in episode.windows]
@@ -568,7 +568,7 @@ def main(args: Args) -> None:
     check_model(policy, text, env, args)
     args.max_new_tokens = args.max_new_tokens or policy.generation_config.max_new_tokens
     actions = [action for game in env.generate(32, args.seed) for action in game.texts[1::2]]
-    settle_action_length((len(text.encode(action)) for action in actions), args)  # the fallback: sample games
+    settle_action_length((len(text.encode(action)) for action in actions), args)  # if the model has none
     reference = copy.deepcopy(policy)
     value_model = ValueModel(policy).to(args.device)
     parameters = [*policy.parameters(), *value_model.parameters()]
@@ -631,7 +631,7 @@ def main(args: Args) -> None:
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
-        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # as standard errors
+        run.stop_if_collapsed(args.collapse_margin * args.num_episodes**0.5)  # in standard errors
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"iteration": iteration, "num_turns": num_turns}
         run.write("last.pt", partial(torch.save, state))
@@ -639,7 +639,7 @@ def main(args: Args) -> None:
     try:
         run.write("critic.pt", partial(torch.save, value_model.state_dict()))
         run.save_model(policy, text.tokenizer, args.max_new_tokens)
-    finally:  # a fault of one must not cost the other
+    finally:  # if saving fails, the test is still played
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, num_turns, metrics)
         run.save_games(tested)

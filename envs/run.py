@@ -39,7 +39,7 @@ RUNS = Path(os.environ.get("LMRL_RUNS") or ROOT / "runs")
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("max_length", "max_new_tokens", "num_trajectories", "num_iterations"), (1, math.inf)),
     **dict.fromkeys(("max_answer_tokens", "max_tokens"), (1, math.inf)),
-    **dict.fromkeys(("steps_per_iteration", "minibatch_size", "decay_from", "num_episodes"), (1, math.inf)),
+    **dict.fromkeys(("steps_per_iteration", "minibatch_size", "num_episodes"), (1, math.inf)),
     **dict.fromkeys(("update_epochs", "num_envs", "num_eval_episodes", "num_test_episodes"), (1, math.inf)),
     **dict.fromkeys(("buffer_size", "critic_steps", "num_groups", "micro_batch_size"), (1, math.inf)),
     "group_size": (2, math.inf),  # a game is compared with the others of its group

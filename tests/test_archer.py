@@ -196,16 +196,9 @@ def test_collate(markov):
 # --- The scale of values ---
 
 
-def test_returns_to_go_by_hand():
-    episode = Episode(False, 30, 3)
-    episode.observe([1])
-    for action, reward in (([3, 4], 1.0), ([5], -2.0), ([6, 7, 8], 4.0)):
-        episode.act(action)
-        episode.end_turn(reward, reward == 4.0, [])
-        episode.observe([2])
-    of_turns = [4, -2 + 0.5 * 4, 1 + 0.5 * (-2 + 0.5 * 4)]
-    expected = [of_turns[2]] * 2 + [of_turns[1]] + [of_turns[0]] * 3
-    assert archer.returns_to_go(episode, 0.5) == expected
+def test_returns_of_turns_by_hand():
+    episode = SimpleNamespace(trajectory=SimpleNamespace(rewards=[1.0, -2.0, 4.0]))
+    assert archer.turn_returns(episode, 0.5) == [1 + 0.5 * (-2 + 0.5 * 4), -2 + 0.5 * 4, 4]
 
 
 def test_rescaling_leaves_the_values_as_they_were():

@@ -496,7 +496,7 @@ def test_a_run_solves_the_corridor(run):
     """And tries each beta on validation games, once, before the test."""
     beta = (0.0, 100.0)
     _, rows = run(steps_per_iteration=250, gamma=0.9, expectile=0.9, cql_weight=0.1, tau=0.1, learning_rate=4e-3,
-                  decay_from=50, beta=beta, target_v=True, temperature=0.0)
+                  beta=beta, target_v=True, temperature=0.0)
     assert [row["eval/beta"] for row in rows if "eval/beta" in row] == list(beta)
     assert rows[-1]["test/beta"] == 100.0
     assert rows[-1]["test/episodic_return"] >= -2.25  # the optimum is -1.5, and staying where one is -6

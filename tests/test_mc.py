@@ -278,7 +278,7 @@ def run(tmp_path, monkeypatch):
 
 def test_a_run_learns_the_best_play(run):
     """Rare in the data; and it tries each beta on validation games, once, before the test."""
-    _, rows = run(steps_per_iteration=200, gamma=GAMMA, cql_weight=0.1, learning_rate=4e-3, decay_from=50,
+    _, rows = run(steps_per_iteration=200, gamma=GAMMA, cql_weight=0.1, learning_rate=4e-3,
                   beta=(0.0, 100.0), temperature=0.0)
     assert [row["eval/beta"] for row in rows if "eval/beta" in row] == [0.0, 100.0]
     assert rows[-1]["test/beta"] == 100.0 and rows[-1]["test/episodic_return"] == 6.0

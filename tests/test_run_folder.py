@@ -143,7 +143,7 @@ def test_tuned_or_paper(script, parse, folder):
     ("--beta", "--beta needs a value"),
     ("--beta 1 -2", "--beta must be at least 0, not -2.0"),
     *[(f"--{name} 0", f"--{name} must be at least 1, not 0") for name in (
-        "steps-per-iteration", "decay-from", "num-episodes", "update-epochs", "num-groups")],
+        "steps-per-iteration", "num-episodes", "update-epochs", "num-groups")],
     ("--group-size 1", "--group-size must be at least 2, not 1"),
     *[(f"--{name} -1", f"--{name} must be at least 0, not -1.0") for name in (
         "vf-coef", "kl-coef", "clip-coef-high", "collapse-margin")],

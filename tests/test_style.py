@@ -51,7 +51,7 @@ MORE_PACKAGES = {"data.py": {"filelock"}, "run.py": {"filelock"}, "chess.py": {"
                  "twenty_questions/matcher.py": {"rapidfuzz"},
                  "guess_city/understanding.py": {"rapidfuzz"},
                  "tiny/make.py": {"filelock", "tokenizers", "transformers"}}
-LOCAL_PACKAGES = {"run.py": {"wandb"}, "devices.py": {"torch"},  # only where needed
+LOCAL_PACKAGES = {"run.py": {"wandb"}, "devices.py": {"torch", "transformers"},  # only where needed
                   "simulators.py": {"openai", "torch", "transformers"}}
 PROPER_NAMES = ("Hugging Face", "Polyak")
 
