@@ -245,8 +245,8 @@ class Matcher:
             explained += 2
         positive, negative, negated = set(), set(), False
         for word in self.content(words):
-            if word in ("not", "but"):
-                negated = word == "not" and not negated
+            if word == "not":
+                negated = not negated
             else:
                 (negative if negated else positive).add(word)
         (said, num_positive, left), (denied, num_negative, num_left) = self.cover(positive), self.cover(negative)
@@ -281,8 +281,6 @@ class Matcher:
         stripped = ["or" if word == "nor" else word for word in self.negate(stripped)]
         words = self.named(stripped)
         reading = self.read_guess(self.named(stripped, self.names))
-        if reading and not reading.yes and reading.no != EVERYTHING:  # a wild cat is no kind of our cat, but a lion
-            reading = self.patterns.get(frozenset(self.content(words)), reading)
         if reading or not words or words[0] in OPEN:
             return reading
         return self.read_alternatives(words)
