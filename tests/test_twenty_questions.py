@@ -364,7 +364,30 @@ So we can rule out animals? | car, apple | dog, cat
 To narrow it down, is it alive? | dog, tree | car, rock
 It's not food, is it furniture? | table, chair | apple, dog
 Is it man-made, as opposed to something natural? | car, fork | dog, apple
-Would I be wrong if I said it was a toy? | hammer, dog | kite, lego"""
+Would I be wrong if I said it was a toy? | hammer, dog | kite, lego
+Is it too large to fit inside a suitcase? | piano | belt
+Can it fit in the trunk of my car? | boots | refrigerator
+Is it thinner than a phone book? | paper | refrigerator
+Would it fit comfortably inside a kitchen drawer? | spoon | bed
+Does it weigh a ton or more? | bus, elephant | sheep
+Does it take up a lot of space? | bed | pen
+Would a child struggle to lift it? | microwave | socks
+Is the price usually in the hundreds? | refrigerator | carrot
+Was it around when dinosaurs lived? | ocean | piano
+Is it hard to break? | hammer | plate
+Does it get wet when you use it? | toothbrush | piano
+Does it contain water? | cucumber | hammer
+Does it have a neck? | guitar | fork
+Does it eat? | bear | fork
+Do you use it when it's cold? | scarf | blender
+Would I use it while cooking? | pan | kite
+Is the word "vehicle" a fair description? | motorcycle | onion
+Before I guess, can I eat this thing? | peach | drill
+Is it made of an organic material? | apple | wrench
+Do people use it at parties? | cup | bus
+Would a rock band use it on stage? | drum | rake
+Do you put it on a table? | plate | river
+Is it something a nurse would wear? | shoes | harp"""
 
 
 @pytest.mark.parametrize("line", KINDS.splitlines())
@@ -396,6 +419,13 @@ def test_every_object_has_numbers():
 @pytest.mark.parametrize("question", ["Is it a fruit that barks?", "Is it a wooden animal?", "Does it bark and fly?"])
 def test_readings_that_exclude_each_other_are_none(question):
     assert not read_question(question + "\n").understood
+
+
+@pytest.mark.parametrize("weak, strong", [
+    ("Do you wear it?", "Do you put it on a table?"), ("Do you turn it on?", "Do you turn it to open a door?")])
+def test_weak_words_do_not_count_beside_others(weak, strong):
+    """By themselves they say something: `put on` is worn, but not what is put on a table."""
+    assert read_question(f"{weak}\n").understood and read_question(f"{strong}\n").yes & ~read_question(f"{weak}\n").yes
 
 
 def test_misspelled_words():

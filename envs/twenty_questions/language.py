@@ -52,9 +52,7 @@ def stems(words: list[str]) -> Tokens:
 ITEM = r"(?! (?:is|are|does|do|can|could|would|it|yes|no|right|true|correct|not|but|and|or)\b)(?: [a-z0-9'-]+){1,4}?"
 LISTED = rf",(?={ITEM}(?:,{ITEM})*,? or )"
 COMPARATIVES = "more|less|fewer|(?:big+|small|larg|heav|hev|light|tall|long|short|fast|slow|old|new|cheap|wid)i?er"
-MORE = r"(?=more |less |fewer |\w+er than)"  # `a lot more`, `much bigger than`
 REWRITTEN = ((LISTED, " or"), (rf"\b({COMPARATIVES}) then\b", r"\1 than"),
-             (rf"\b(?:a (?:lot|bit|little)|much|far|way|slightly|significantly|considerably) {MORE}", ""),
              (r"(?<=\d),(?=\d{3})", ""), (r"[$£€] ?(\d[\d.]*\d|\d)", r"\1 dollars"),
              (r"(?<=\w\w\w)[ ,]+(?:rather than|as opposed to|instead of)\b.*", ""),
              (r"\b(\d{4})'?s\b", r"\1"), (r"(\d)-?([a-z])", r"\1 \2"))

@@ -92,7 +92,7 @@ class Matcher:
         self.negate = Phrases({tuple(phrase.split()): ("not",) for phrase in listed("not")})
         same = {stems(self.named(old.split())): stems(self.named(new.split())) for old, new in pairs("same").items()}
         self.same = Phrases({old: new for old, new in same.items() if old != new})
-        self.light = {stem(word) for word in listed("light")}
+        self.light, self.weak = ({stem(word) for word in listed(kind)} for kind in ("light", "weak"))
         self.drop = Phrases({stems(phrase.split()): () for phrase in listed("drop")})
         self.asked: dict[Tokens, Reading] = {}  # the players' own questions, stripped as well
         self.patterns: dict[frozenset[str], Reading] = {}  # by the words that matter, of all phrases
@@ -223,15 +223,17 @@ class Matcher:
             fitting = [pattern for word in left for pattern in self.starting.get(word, ()) if pattern <= left]
             if not fitting:
                 break
-            # The longest; of equal ones the first in the table.
-            pattern = min(fitting, key=lambda pattern: (-len(pattern), self.rank[pattern]))
+            # The longest; of equal ones the first in the table. Weak words say something only by themselves.
+            pattern = min(fitting, key=lambda pattern: (pattern <= self.weak, -len(pattern), self.rank[pattern]))
+            if readings and pattern <= self.weak:
+                break
             readings.append(self.patterns[pattern])
             left -= pattern
         reading = all_of(readings)
         excluded = len(readings) > 1 and not reading.yes
         if "than" in left or excluded:  # a comparison with something unknown, or a mistake
             return NOT_UNDERSTOOD, 0, len(words)
-        return reading, len(words) - len(left), len(left - self.light)
+        return reading, len(words) - len(left), len(left - self.light - self.weak)
 
     def read_properties(self, words: list[str]) -> Reading | None:
         """The properties in the words, without those after a negation; None if not understood."""
@@ -243,8 +245,8 @@ class Matcher:
             explained += 2
         positive, negative, negated = set(), set(), False
         for word in self.content(words):
-            if word in ("not", "but"):
-                negated = word == "not" and not negated
+            if word == "not":
+                negated = not negated
             else:
                 (negative if negated else positive).add(word)
         (said, num_positive, left), (denied, num_negative, num_left) = self.cover(positive), self.cover(negative)
@@ -279,8 +281,6 @@ class Matcher:
         stripped = ["or" if word == "nor" else word for word in self.negate(stripped)]
         words = self.named(stripped)
         reading = self.read_guess(self.named(stripped, self.names))
-        if reading and not reading.yes and reading.no != EVERYTHING:  # a wild cat is no kind of our cat, but a lion
-            reading = self.patterns.get(frozenset(self.content(words)), reading)
         if reading or not words or words[0] in OPEN:
             return reading
         return self.read_alternatives(words)

@@ -43,8 +43,6 @@ def read_spelling(words: list[str]) -> Reading | None:
             return holds([bool(set(LETTERS.get(letter, letter)) & set(part)) for part in parts])
     if not re.search(ABOUT, sentence):
         return None
-    if "alphabet" in sentence and (half := re.search("first|second|last", sentence.replace("first letter", ""))):
-        return holds([(name[0] < "n") == (half[0] == "first") for name in NAMES])
     if re.search(TWICE, sentence):
         return holds([bool(re.search(r"(\w)\1", name)) for name in NAMES])
     return read_count(f" {sentence}")
