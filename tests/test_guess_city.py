@@ -470,7 +470,7 @@ KINDS = [  # of questions that were once not understood, answered by a neighbour
     ("Cairo", "How much does it rain?", "It gets hardly any rain"), ("Rome", "How often does it rain?",
     "It gets a moderate"),
     ("Chicago", "How far inland is it?", "It is more than six hundred kilometres"),
-    ("Tokyo", "How far is it from London?", "It is about 9600 kilometres"), ("Rome", "Who founded it?",
+    ("Tokyo", "How far is it from London?", "It is about 9600 kilometres"), ("Rome", "Who wrote about it?",
     "I am not sure"),
     ("Paris", "How high is the tallest building?", "I am not sure"), ("Baghdad", "How hot is summer?",
     "On a day in the"),

@@ -16,7 +16,7 @@ NUMBER = re.compile(
     rf"\b(?:(\d+(?:\.\d+)?(?!\d)|(?:{'|'.join(NUMBERS)})\b)|an?\b(?= (?:half|hundred|thousand|million|billion)))"
     rf" ?(?:an? )?(?:({'|'.join(SIZES)})s?\b)?")
 YEAR = 2025  # of the tables
-LEAST = {"mean": 2.0}  # smaller differences are not told
+LEAST = {"mean": 2.0, "hot": 2.0, "cold": 2.0}  # smaller differences are not told
 SAME = {"time zone": "zone", "size": "millions", "part": "region", "weather": "climate", "faith": "religion",
         "money": "currency"}
 
@@ -36,6 +36,12 @@ def named(question: Question) -> City:
     return other_cities().get(question.other) or next(city for city in cities() if city.name in question.cities)
 
 
+def amount(city: City, column: str) -> float:
+    """A number for the value of the city: of a code its place in the order of the topic's codes."""
+    about, value = topics().get(column), city.values[column]
+    return float(value) if not about or about.units else list(about.codes).index(value)
+
+
 def compare(city: City, question: Question) -> bool | None:
     """Whether the city is to the one that is named as the question says; None if the tables do not hold that."""
     other, said = named(question), question.bare
@@ -53,8 +59,8 @@ def compare(city: City, question: Question) -> bool | None:
         (column, sign), = found
         if column == "age" and city.values["founded"] == other.values["founded"]:
             return None
-        difference = sign * (float(city.values[column]) - float(other.values[column]))
-        return None if abs(difference) < LEAST.get(column, 1e-9) else difference > 0
+        difference = sign * (amount(city, column) - amount(other, column))
+        return " as " in said or None if abs(difference) < LEAST.get(column, 1e-9) else difference > 0
     if re.search(r"\b(km|kilomet\w+|miles?)\b", said):
         return numeric_truth("sea", city.distance(other), said)
     if re.search(r"\b(near|nearby|close|far)\b", said):
@@ -137,11 +143,13 @@ def first_truth(city: City, topic: str, question: Question) -> bool | None:
         return bool(question.countries & set(city.country.values["borders"].split(", ")))
     if about.units and (known := numeric_truth(topic, float(value), folded)) is not None:
         return known
+    choice = " or " in folded and not question.of_players and not re.search(pattern("not a choice"), folded)
     if about.classes and not about.codes:
-        choice = " or " in folded and not question.of_players
         return None if choice else words_agree(folded, f"{value} {city.told[topic]}")
     # `A king or a queen` asks one thing, `wine or beer` two, and to that yes or no is no answer.
     sides = [{code for code, (_, asks) in about.codes.items() if asks.search(side)} for side in folded.split(" or ")]
+    if not choice and not question.of_players:
+        sides = [set().union(*sides)]
     if not sides[0] or any(side != sides[0] for side in sides):
         return None
     code = about.code(value)
