@@ -90,7 +90,7 @@ def quantities(topic: str, folded: str) -> list[float]:
 def numeric_truth(topic: str, value: float, folded: str) -> bool | None:
     """Whether a number is as a question says, `more than five million`; None if it names no number."""
     numbers = quantities(topic, folded)
-    if len(numbers) == 2:
+    if len(numbers) == 2 and " or " not in folded:
         return min(numbers) <= value <= max(numbers)
     if len(numbers) != 1:
         return None
@@ -156,7 +156,8 @@ def first_truth(city: City, topic: str, question: Question) -> bool | None:
     values = {code} if code in about.codes else set(re.split(", | and ", value))
     if "all" in about.flags:  # `red and white`: each of them
         said = [match.group() for code in sides[0] for match in about.codes[code][1].finditer(folded)]
-        alone = topic == "flag" and re.match("(is|are) the ", folded)  # `Is the flag red and white?`
+        # `Is the flag red and white?` asks for all colours.
+        alone = topic == "flag" and re.match("(is|are) the (?!.*(mostly|mainly|partly))", folded)
         return (not alone or len(said) >= len(values)) and all(
             any(about.codes[code][1].search(word) for code in values) for word in said)
     return bool(sides[0] & values)
@@ -226,7 +227,8 @@ def about_topics(city: City, question: Question) -> tuple[str, ...]:
         return tuple(topics()["not first"].say)
     if holds is not None and (brief or holds and not first_truth(city, topic, question)):
         return tuple(topics()["so" if holds else "not so"].say)
-    if "{}" in about.say[0] and (topic not in city.told or "yes-no" in about.flags and holds is None):
+    untold = topic not in city.told or "yes-no" in about.flags and question.yes_no and holds is None
+    if untold and "{}" in about.say[0]:
         return tuple(topics()["unknown"].say)
     fine = holds or "fine" in about.flags and not question.of_players
     phrase = city.values[topic] if about.classes and fine else city.told.get(topic)

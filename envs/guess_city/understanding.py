@@ -91,6 +91,7 @@ def rewrites() -> list[tuple[re.Pattern[str], str]]:
 
 def simplify(folded: str) -> str:
     """The question without the frame around it, and with one wording for what has many."""
+    folded = " ".join(folded.split())
     for before, after in rewrites():
         folded = before.sub(after, folded)
     bare = re.sub(pattern("frame end"), "", folded)
