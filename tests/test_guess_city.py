@@ -510,6 +510,16 @@ def test_kinds_of_questions(name, question, said):
     assert ask(name, question).startswith(said)
 
 
+def test_comparisons_of_all_cities():
+    """By every column, also where the tables hold nothing of a city."""
+    for said in ("richer", "more expensive", "safer", "cleaner", "sunnier", "wetter", "higher", "more touristy",
+                 "ahead of", "bigger", "hotter in summer"):
+        for city, other in itertools.product(cities(), ["Lima", "Chicago", "Pyongyang", "Vienna"]):
+            if city.name != other:
+                line = ask(city.name, f"Is it {said} than {other}?") + "\n"
+                assert line in SAY["so"] | SAY["not so"] | SAY["unknown"]
+
+
 ASIDE = ["I know it isn't {}.", "It's not {}, right?", "Can we rule out {}?", "Apart from {}, is it a port?",
     "Is it bigger than {}?",
          "If it's not {}, is it a port?", "Is it like {} but smaller?", "Is it close to {}?",

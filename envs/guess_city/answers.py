@@ -53,7 +53,7 @@ def compare(city: City, question: Question) -> bool | None:
     if re.search(pattern("not the city"), said):
         return None
     found = [(column, sign) for column, sign, pattern in comparisons() if pattern.search(said)]
-    if len(found) > 1 or found and found[0][0] not in other.values:
+    if len(found) > 1 or any("-" in (city.values[column], other.values.get(column, "-")) for column, _ in found):
         return None
     if found:
         (column, sign), = found
