@@ -470,7 +470,7 @@ KINDS = [  # of questions that were once not understood, answered by a neighbour
     ("Cairo", "How much does it rain?", "It gets hardly any rain"), ("Rome", "How often does it rain?",
     "It gets a moderate"),
     ("Chicago", "How far inland is it?", "It is more than six hundred kilometres"),
-    ("Tokyo", "How far is it from London?", "It is about 9600 kilometres"), ("Rome", "Who founded it?",
+    ("Tokyo", "How far is it from London?", "It is about 9600 kilometres"), ("Rome", "Who wrote about it?",
     "I am not sure"),
     ("Paris", "How high is the tallest building?", "I am not sure"), ("Baghdad", "How hot is summer?",
     "On a day in the"),
@@ -480,6 +480,27 @@ KINDS = [  # of questions that were once not understood, answered by a neighbour
     # other frames, negations, slips of the hand
     ("Lima", "So, to narrow it down, is it in Europe?", "No,"), ("Lima", "It isn't in Europe, right?", "Yes,"),
     ("Cairo", "So we can rule out Africa?", "No,"), ("Lima", "In Asia?", "No,"), ("Paris", "is it in eurpoe", "Yes,"),
+    # two topics in one sentence: the nearer one
+    ("Havana", "Is the city on an island?", "Yes,"), ("Moscow", "Is it on an island?", "No,"),
+    ("Rome", "Which sport would a taxi driver want to talk about?", "The most popular sport is football"),
+    ("Tokyo", "Is it a young population or an old one?", "By age the people of the country are old"),
+    ("Houston", "May I ask which sectors employ most of the residents?", "An important business is oil"),
+    ("Ho Chi Minh City", "Is it in the southern half of its country?", "Yes,"),
+    ("Rome", "Is it within 100 km of the coast?", "Yes,"), ("Lahore", "Is it in the north west of the country?", "No,"),
+    ("London", "Has it hosted the Winter Olympics?", "No,"), ("Xi'an", "Is there an old city wall?", "Yes,"),
+    # two nouns that ask one thing, and two between which the answer chooses
+    ("Osaka", "Is there a castle or a palace?", "Yes,"), ("Lima", "Will I see more mosques or churches?", "The main"),
+    # comparisons by what no number tells
+    ("New York", "Is it more expensive than Berlin?", "Yes,"), ("Kinshasa", "Is it richer than Delhi?", "No,"),
+    ("London", "Is it as big as Paris?", "Yes,"), ("Bogor", "Is it as big as Paris?", "No,"),
+    ("Bangkok", "Is it ahead of or behind London time?", "In winter the clocks show seven hours"),
+    # facts that had no table
+    ("Baghdad", "What does the country export the most?", "The country sells abroad above all oil"),
+    ("Berlin", "Was it ever split in two?", "Yes,"), ("Lima", "Was it founded by the Spanish?", "Yes,"),
+    ("Tokyo", "How far is the airport from the centre?", "The main airport is ten to twenty kilometres"),
+    ("Singapore", "Was the city ever occupied by Japan?", "Yes,"),
+    ("Delhi", "Is it one of the ten biggest cities in the world?", "Yes,"),
+    ("Berlin", "Is alcohol forbidden?", "No,"), ("Madrid", "What's the unemployment like?", "Unemployment"),
     ("Cairo", "popluation?", "It has about"), ("Lima", "Could you tell me whether it is near the sea?", "Yes,"),
 ]
 
@@ -489,6 +510,16 @@ def test_kinds_of_questions(name, question, said):
     assert ask(name, question).startswith(said)
 
 
+def test_comparisons_of_all_cities():
+    """By every column, also where the tables hold nothing of a city."""
+    for said in ("richer", "more expensive", "safer", "cleaner", "sunnier", "wetter", "higher", "more touristy",
+                 "ahead of", "bigger", "hotter in summer"):
+        for city, other in itertools.product(cities(), ["Lima", "Chicago", "Pyongyang", "Vienna"]):
+            if city.name != other:
+                line = ask(city.name, f"Is it {said} than {other}?") + "\n"
+                assert line in SAY["so"] | SAY["not so"] | SAY["unknown"]
+
+
 ASIDE = ["I know it isn't {}.", "It's not {}, right?", "Can we rule out {}?", "Apart from {}, is it a port?",
     "Is it bigger than {}?",
          "If it's not {}, is it a port?", "Is it like {} but smaller?", "Is it close to {}?",
@@ -496,7 +527,8 @@ ASIDE = ["I know it isn't {}.", "It's not {}, right?", "Can we rule out {}?", "A
          "Which is it closer to, {} or Warsaw?", "Is {} far from it?", "Does it have as many people as {}?",
          "Unlike {}, does it have a coast?", "Do they speak the same language as in {}?", "Is it the {} of the east?",
          "If it is noon in {}, what time is it there?", "Does the train from {} go there?",
-         "It can't be {}, so is it inland?"]
+         "It can't be {}, so is it inland?", "is it not {}", "is it no {}", "Is {} the capital of its country?",
+         "Would a tourist confuse it with {}?", "is it bigger then {}", "Is it day there when it is night in {}?"]
 OUTRIGHT = ["I think it's {}.", "My final guess: {}", "It's {}, isn't it?", "Are we talking about {}?",
     "I'd like to guess: {}.",
             "Would I be right in saying that this is {}?", "does the city happen to be called {}",

@@ -16,7 +16,7 @@ NUMBER = re.compile(
     rf"\b(?:(\d+(?:\.\d+)?(?!\d)|(?:{'|'.join(NUMBERS)})\b)|an?\b(?= (?:half|hundred|thousand|million|billion)))"
     rf" ?(?:an? )?(?:({'|'.join(SIZES)})s?\b)?")
 YEAR = 2025  # of the tables
-LEAST = {"mean": 2.0}  # smaller differences are not told
+LEAST = {"mean": 2.0, "hot": 2.0, "cold": 2.0}  # smaller differences are not told
 SAME = {"time zone": "zone", "size": "millions", "part": "region", "weather": "climate", "faith": "religion",
         "money": "currency"}
 
@@ -36,6 +36,12 @@ def named(question: Question) -> City:
     return other_cities().get(question.other) or next(city for city in cities() if city.name in question.cities)
 
 
+def amount(city: City, column: str) -> float:
+    """A number for the value of the city: of a code its place in the order of the topic's codes."""
+    about, value = topics().get(column), city.values[column]
+    return float(value) if not about or about.units else list(about.codes).index(value)
+
+
 def compare(city: City, question: Question) -> bool | None:
     """Whether the city is to the one that is named as the question says; None if the tables do not hold that."""
     other, said = named(question), question.bare
@@ -47,14 +53,14 @@ def compare(city: City, question: Question) -> bool | None:
     if re.search(pattern("not the city"), said):
         return None
     found = [(column, sign) for column, sign, pattern in comparisons() if pattern.search(said)]
-    if len(found) > 1 or found and found[0][0] not in other.values:
+    if len(found) > 1 or any("-" in (city.values[column], other.values.get(column, "-")) for column, _ in found):
         return None
     if found:
         (column, sign), = found
         if column == "age" and city.values["founded"] == other.values["founded"]:
             return None
-        difference = sign * (float(city.values[column]) - float(other.values[column]))
-        return None if abs(difference) < LEAST.get(column, 1e-9) else difference > 0
+        difference = sign * (amount(city, column) - amount(other, column))
+        return " as " in said or None if abs(difference) < LEAST.get(column, 1e-9) else difference > 0
     if re.search(r"\b(km|kilomet\w+|miles?)\b", said):
         return numeric_truth("sea", city.distance(other), said)
     if re.search(r"\b(near|nearby|close|far)\b", said):
@@ -84,7 +90,7 @@ def quantities(topic: str, folded: str) -> list[float]:
 def numeric_truth(topic: str, value: float, folded: str) -> bool | None:
     """Whether a number is as a question says, `more than five million`; None if it names no number."""
     numbers = quantities(topic, folded)
-    if len(numbers) == 2:
+    if len(numbers) == 2 and " or " not in folded:
         return min(numbers) <= value <= max(numbers)
     if len(numbers) != 1:
         return None
@@ -137,18 +143,21 @@ def first_truth(city: City, topic: str, question: Question) -> bool | None:
         return bool(question.countries & set(city.country.values["borders"].split(", ")))
     if about.units and (known := numeric_truth(topic, float(value), folded)) is not None:
         return known
+    choice = " or " in folded and not question.of_players and not re.search(pattern("not a choice"), folded)
     if about.classes and not about.codes:
-        choice = " or " in folded and not question.of_players
         return None if choice else words_agree(folded, f"{value} {city.told[topic]}")
     # `A king or a queen` asks one thing, `wine or beer` two, and to that yes or no is no answer.
     sides = [{code for code, (_, asks) in about.codes.items() if asks.search(side)} for side in folded.split(" or ")]
+    if not choice and not question.of_players:
+        sides = [set().union(*sides)]
     if not sides[0] or any(side != sides[0] for side in sides):
         return None
     code = about.code(value)
     values = {code} if code in about.codes else set(re.split(", | and ", value))
     if "all" in about.flags:  # `red and white`: each of them
         said = [match.group() for code in sides[0] for match in about.codes[code][1].finditer(folded)]
-        alone = topic == "flag" and re.match("(is|are) the ", folded)  # `Is the flag red and white?`
+        # `Is the flag red and white?` asks for all colours.
+        alone = topic == "flag" and re.match("(is|are) the (?!.*(mostly|mainly|partly))", folded)
         return (not alone or len(said) >= len(values)) and all(
             any(about.codes[code][1].search(word) for code in values) for word in said)
     return bool(sides[0] & values)
@@ -218,7 +227,8 @@ def about_topics(city: City, question: Question) -> tuple[str, ...]:
         return tuple(topics()["not first"].say)
     if holds is not None and (brief or holds and not first_truth(city, topic, question)):
         return tuple(topics()["so" if holds else "not so"].say)
-    if "{}" in about.say[0] and (topic not in city.told or "yes-no" in about.flags and holds is None):
+    untold = topic not in city.told or "yes-no" in about.flags and question.yes_no and holds is None
+    if untold and "{}" in about.say[0]:
         return tuple(topics()["unknown"].say)
     fine = holds or "fine" in about.flags and not question.of_players
     phrase = city.values[topic] if about.classes and fine else city.told.get(topic)

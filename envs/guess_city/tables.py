@@ -21,14 +21,15 @@ COLUMNS = {
     "culture": ("sight", "food", "culture"),
     "measures": ("hot", "cold", "rainfall", "sea", "part"),
     "life": ("cost", "traffic", "air", "crime", "tourism", "skyline", "heritage", "nightlife", "airports", "sun"),
-    "more": ("transport", "hazards", "industry also", "sight also", "realms"),
+    "more": ("transport", "hazards", "industry also", "sight also", "realms", "airportfar"),
 }
 AGES = {"before 500": "2000", "500 to 1500": "900", "16th century": "470", "17th century": "370",
         "18th century": "270", "19th century": "170", "20th century": "90"}  # in years, by the value of `founded`
 # Of a city whose row, or whose country, says nothing else.
 USUAL = {"olympics": "no", "worldcup": "no", "ownstate": "no", "suburb": "no", "footballclub": "-",
          "leagues": "none", "tonguecount": "one", "greatest": "no", "gamesyear": "never", "frontier": "no",
-         "holy": "no", "persons": "yes", "landmarks": "none"}
+         "holy": "no", "persons": "yes", "landmarks": "none", "wintergames": "no", "sanctions": "no", "divided": "no",
+         "occupied": "none", "founder": "none", "companies": "-", "among": "no", "bombed": "-"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Topic:
     match: re.Pattern[str] | None
     wh: set[str]  # of `when`, `how far`, …: those that it answers
     flags: set[str]
+    hides: set[str]  # topics that are not meant when this one is
     ask: list[str]
     test: list[str]
     say: list[str]
@@ -106,7 +108,7 @@ def topics() -> dict[str, Topic]:
 
 def read_topic(lines: list[str]) -> Topic:
     """The topic that the lines of a section describe."""
-    keys = {key: "" for key in ("match", "wh", "flags", "ask", "test", "say", "no")}
+    keys = {key: "" for key in ("match", "wh", "flags", "hides", "ask", "test", "say", "no")}
     units, codes, classes = [], {}, []
     for line in lines:
         key, colon, rest = line.partition(": ")
@@ -123,8 +125,8 @@ def read_topic(lines: list[str]) -> Topic:
             codes[code] = phrase, re.compile(rf"\b(?:{pattern})")
     split = {key: [text for text in keys[key].split(" | ") if text] for key in ("ask", "test", "say")}
     match = re.compile(rf"\b(?:{keys['match']})") if keys["match"] else None
-    wh, flags = set(keys["wh"].split(", ")), set(keys["flags"].split())
-    return Topic(match, wh, flags, **split, no=keys["no"] or "No,", units=units, codes=codes, classes=classes)
+    wh, flags, hides = set(keys["wh"].split(", ")), set(keys["flags"].split()), set(keys["hides"].split(", "))
+    return Topic(match, wh, flags, hides, **split, no=keys["no"] or "No,", units=units, codes=codes, classes=classes)
 
 
 def pairs(text: str) -> dict[str, str]:
@@ -182,6 +184,7 @@ def complete(values: dict[str, str]) -> dict[str, str]:
         "equator": str(abs(latitude)), "borders": str(len(borders)),
         "warmth": values["hot"], "frost": values["cold"], "food also": values["dishes"],
         "green also": ", ".join(green), "water also": ", ".join(water), "month": values["hottest"],
+        "terrain also": ", ".join([values.get("terrain also", "-"), *["island"] * (values["shores"] == "island")]),
         "mean": str((float(values["hot"]) + float(values["cold"])) / 2)}
 
 

@@ -91,6 +91,7 @@ def rewrites() -> list[tuple[re.Pattern[str], str]]:
 
 def simplify(folded: str) -> str:
     """The question without the frame around it, and with one wording for what has many."""
+    folded = " ".join(folded.split())
     for before, after in rewrites():
         folded = before.sub(after, folded)
     bare = re.sub(pattern("frame end"), "", folded)
@@ -246,7 +247,8 @@ def is_yes_no(bare: str) -> bool:
 def about_city(masked: str, folded: str, bare: str, cities: frozenset[str] = frozenset(), other: str = "") -> Question:
     """A question that names one city, which stands as `@` in `masked`: of the list, or another one."""
     excluded, compared = re.search(pattern("excluded"), masked), re.search(pattern("compared"), masked)
-    found = [] if is_yes_no(masked) else matching_topics(masked)
+    is_long = len(masked.split()) > 7
+    found = matching_topics(masked) if not is_yes_no(masked) or " or " in masked or other and is_long else []
     if found and found[0] != "untold":
         kind = "topic"  # `How many hours ahead of @ is it?`
     elif excluded:
@@ -254,7 +256,7 @@ def about_city(masked: str, folded: str, bare: str, cities: frozenset[str] = fro
     elif compared:
         kind = "distance" if re.search(pattern("how far"), masked) else "compare"
     else:
-        kind = "guess"
+        kind = "unknown" if other and is_long else "guess"
     return Question(kind, folded, bare, tuple(found[:1]), cities, other, aside=bool(excluded or compared))
 
 
@@ -297,6 +299,5 @@ def matching_topics(bare: str) -> list[str]:
         if wh and wh.group(1) not in topic.wh or country and "city" in topic.flags or city and "country" in topic.flags:
             continue
         found.append(name)
-    if "people" in found and "millions" in found:  # those of the country, not of the city
-        found.remove("millions")
-    return found
+    hidden = {other for name in found for other in topics()[name].hides}
+    return [name for name in found if name not in hidden]
