@@ -327,6 +327,23 @@ def test_corrections_are_not_the_lowest_price():
     assert hear(BEFORE, understand("I misspoke, the price is $55,000.")).lowest == 55_000
 
 
+def test_two_versions_of_a_car():
+    """The price of one is not that of the other, nor has it the other's features."""
+    both = hear(Offer(), understand("The base Toyota SUV is $42,000. The one with a sunroof is $51,000."))
+    assert (both.price, both.lowest, both.features) == (51_000, 51_000, {"sunroof"})
+    plain = hear(both, understand("The cheaper one is $42,000."))
+    assert (plain.price, plain.features) == (42_000, frozenset())
+    both = hear(Offer(), understand("The Audi SUV without the sunroof is $79,000. With the sunroof it's $93,000."))
+    assert (both.price, both.lowest) == (93_000, 93_000)
+
+
+def test_back_to_a_car_of_which_only_the_brand_is_named():
+    audi = hear(Offer(), understand("An Audi convertible with leather seats, $73,000."))
+    mazda = hear(audi, understand("Or a Mazda truck, $35,000."))
+    back = hear(mazda, understand("$69,500 for the Audi."))
+    assert (back.brand, back.types, back.features, back.lowest) == ("Audi", {"convertible"}, {"leather seats"}, 69_500)
+
+
 def test_another_car_has_another_price():
     assert hear(BEFORE, understand("I also have a Honda.")).price == 0
     assert hear(BEFORE, understand("You can have a Honda for the same price.")).price == 50_000

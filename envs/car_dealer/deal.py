@@ -75,8 +75,11 @@ def hear(offer: Offer, line: Line, told: Told | None = None) -> Offer:
 def hear_car(offer: Offer, line: Line, told: Told) -> Offer:
     """The offer after a line that is about one car."""
     car = describe(offer, line, told)
-    known = next((other for other in offer.others if is_same_car(other, car)), Offer())
+    named = Offer(car.brand, line.offered & ALL_TYPES)
+    known = next((other for other in offer.others if is_same_car(other, named)), Offer())
     before = offer if is_same_car(offer, car) else known
+    if before in offer.others and not line.offered - {*BRANDS}:  # back to a car of which only the brand is named
+        car = describe(before, line, told)
     asked = prices_of(offer, line)
     price = asked.price or (offer.price if before is offer or "same price" in line.intents else 0)
     list_price = offer.list_price
@@ -106,7 +109,7 @@ def describe(offer: Offer, line: Line, told: Told) -> Offer:
     if is_same_car(offer, Offer(brand, types)):
         other_body = types & BODIES and types & BODIES != offer.types & BODIES
         types = types | (offer.types - BODIES if other_body else offer.types)
-        features |= offer.features
+        features |= frozenset() if "other version" in line.intents and line.prices else offer.features
     return Offer(brand, types or offer.types, features - line.denied)
 
 

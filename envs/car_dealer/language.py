@@ -55,10 +55,12 @@ NAMED = [pattern for kind in ("brand", "type", "feature") for _, pattern in WORD
 MENTION = re.compile(r"\b(?:" + "|".join(f"(?P<n{i}>{pattern})" for i, pattern in enumerate(NAMED)) + r")(?!\w)")
 BRAND = re.compile(r"\b(?:" + "|".join(pattern for _, pattern in WORDS["brand"].values()) + ")")
 THE_CAR = rf"(?:the|a|an|this|that|our|my) (?:\w+ )?{BRAND.pattern}"
-OTHER_CAR = re.compile(rf",? (?:and|but|while|whereas|or) (?:for )?(?={THE_CAR}|one {BRAND.pattern}|{BRAND.pattern})"
-                       rf"|, (?={THE_CAR})|,? (?:and |but )?(?=\$?\d[\w,.]*(?: \w+)? for {THE_CAR})")
+THERE_IS = r"(?:there(?:'s| is)|(?:i|we)(?:'ve got| have| also have)) "
+OTHER_CAR = re.compile(rf",? (?:and|but|while|whereas|or) (?:for |{THERE_IS})?(?={THE_CAR}|(?:one )?{BRAND.pattern})"
+                       rf"|, (?:{THERE_IS})?(?={THE_CAR})|,? (?:and |but )?(?=\$?\d[\w,.]*(?: \w+)? for {THE_CAR})")
 INTENTS = {name: re.compile(rf"\b(?:{pattern})" if pattern[0] != "^" else pattern)
            for name, (_, pattern) in WORDS["intent"].items()}
+OTHER_INTENTS = ("same price", "withdrawn", "retracted", "other version", "with more")
 CONTEXT = {name: re.compile(pattern, re.ASCII) for name, (_, pattern) in WORDS["context"].items()}
 REWRITES = {kind: [(re.compile(pattern, re.ASCII), instead) for instead, _, pattern in ROWS[kind]]
             for kind in ("spelling", "rewrite")}
@@ -77,7 +79,7 @@ IN_WORDS = re.compile(rf"(?<!\d )\b{NUMBER}(?:[ -](?:and )?{NUMBER})*\b")
 NUMERIC = re.compile(rf"\d|\b(?:{NUMBER}|half|third|quarter|fifth|tenth|grand|free|gift)\b"
                      rf"|{CONTEXT['correction'].pattern}")
 AND_HUNDREDS = re.compile(r"\b(\d+) (?:thousand|grand|k) (?:and )?(\d{3}|\d hundred)\b(?! ?(?:off|less))", re.ASCII)
-AND_A_HALF = re.compile(r"(\d) and a half (?:1000|grand|k)\b")
+AND_A_HALF = re.compile(r"(\d) and a half (?:1000|grand|k)\b|\b([1-9]\d) and a half(?=\W*$)", re.ASCII)
 AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
     r"(?:(?<![\w.,/:#'-])(-|minus |negative )?|(?=\$))(us\$|\$|usd)? ?"
     r"(\d{1,3}(?:[,.']\d{3})+(?!\d)(?:\.\d\d?(?!\d))?|\d+(?:\.\d+)?)"
@@ -202,7 +204,7 @@ def is_range(first: Amount, second: Amount, text: str) -> bool:
 def with_digits(masked: str) -> str:
     """The masked sentence with what is a number as digits."""
     text = rewrite(FREE.sub("it for $0", masked), "rewrite")
-    text = AND_A_HALF.sub(r"\1.5k", IN_WORDS.sub(digits, text))
+    text = AND_A_HALF.sub(r"\1\2.5k", IN_WORDS.sub(digits, text))
     return AND_HUNDREDS.sub(lambda match: match[1] + match[2].replace(" hundred", "00"), text)
 
 
@@ -273,7 +275,7 @@ def role_of(sentence: str, clause: str, percent: bool) -> str:
             continue
         if pattern.search(sentence if where == "sentence" else clause):
             return "ask" if role.startswith(("ask", "bare")) else role
-    return "maybe"
+    return "none"
 
 
 @lru_cache(maxsize=32_768)
@@ -320,8 +322,7 @@ def intents_of(masked: str, asks: bool, asked: bool) -> frozenset[str]:
         if found := CONTEXT[name].search(masked):
             clause = masked[clause_around(masked, found.start())[0] : found.end()]
             intents |= set() if CONTEXT["not wished"].search(clause) else {name}
-    others = {name for name in ("same price", "withdrawn", "retracted") if CONTEXT[name].search(masked)}
-    return frozenset(intents | others)
+    return frozenset(intents | {name for name in OTHER_INTENTS if CONTEXT[name].search(masked)})
 
 
 def names_in(masked: str, mentions: list[tuple[str, int]]) -> dict[str, set[str]]:
@@ -339,6 +340,8 @@ def names_in(masked: str, mentions: list[tuple[str, int]]) -> dict[str, set[str]
         for kind in ({*BRANDS}, BODIES):
             earlier = {name for name in found["offered"] & kind if places[name] <= correction.start()}
             found["offered"] -= earlier if earlier != found["offered"] & kind else set()  # `this Audi, sorry, this BMW`
+    beside_brand = {name for name in found["offered"] & BODIES if masked[places[name] - 3 : places[name]] == "@ @"}
+    found["offered"] -= BODIES - beside_brand if beside_brand else set()  # not the trucks that he passes on the way
     return found
 
 
@@ -431,6 +434,8 @@ def parts_of(sentence: str) -> list[str]:
 
 def is_another(line: Line, other: Line) -> bool:
     """Whether the second line is about another car."""
+    if other.intents & {"other version", "with more"} and line.prices and other.prices:
+        return True
     for kind in ({*BRANDS}, BODIES):
         before, after = line.offered & kind, other.offered & kind
         if len(before) == len(after) == 1 and before != after:
