@@ -65,7 +65,7 @@ def save_overview(summaries: dict[str, Summary], cells: Cells, path: Path, stack
     most = max(len(summary.tasks) for summary in summaries.values())
     height = 1.3 + 0.3 * len(names)
     figsize, shape = ((4.8, 2 * height), (2, 1)) if stacked else ((8.2, height), (1, 2))
-    figure, both = pyplot.subplots(*shape, figsize=figsize, sharex=stacked, sharey=True, layout="constrained")
+    figure, both = pyplot.subplots(*shape, figsize=figsize, sharex=True, sharey=True, layout="constrained")
     for y, name in enumerate(names):
         summary = summaries[name]
         fewer = len(summary.tasks) < most

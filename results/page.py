@@ -34,14 +34,14 @@ img { max-width: 100%; height: auto; }
 details { margin: 8px 0; border: 1px solid #ccc; border-radius: 4px; padding: 0 12px; }
 summary { cursor: pointer; padding: 8px 0; font-weight: 600; }
 .games { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); gap: 16px;
-         align-items: start; }
+         align-items: start; margin-bottom: 12px; }
 h4 { margin: 8px 0; }
 .game { max-height: 30em; overflow-y: auto; border: 1px solid #ddd; padding: 8px;
         font: 13px/1.6 ui-monospace, monospace; overflow-wrap: anywhere; white-space: pre-wrap; }
 .obs { color: #555; } .act { padding-left: 1.2em; } .act span { border-bottom: 2px solid #1c1c1c; }
 @media (max-width: 600px) { table { font-size: 12px; } th, td { padding: 4px 6px; } }
 .cut { display: block; text-align: center; font-style: italic; color: #444; }
-.key span { padding: 0 8px; } nav a { margin-right: 1em; white-space: nowrap; }
+.key span { display: inline-block; padding: 0 8px; } nav a { margin-right: 1em; white-space: nowrap; }
 """
 
 
