@@ -36,6 +36,7 @@ from envs.instructions import TEXTS, instructions
 from envs.run import parse_args
 from envs.twenty_questions import OBJECTS, read_question
 from envs.wordle import paper_colours, real_colours
+from results import collect, report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -366,10 +367,13 @@ def test_a_run(server, play, capsys, monkeypatch):
     about = json.loads((folder / "args.json").read_text())
     assert about["args"]["server_model"] == "tiny" and about["args"].keys() == {field.name for field in fields(Args)}
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "args.json", "episodes.jsonl", "metrics.jsonl"]
-    table = subprocess.run([sys.executable, str(ROOT / "results" / "table.py"), "--runs", str(run.RUNS), "--env-ids",
-                            "maze_fo"], capture_output=True, encoding="utf-8", check=True, timeout=60).stdout
-    assert re.search(rf"\| prompted LLM \(paper: GPT-4\) \| {row['test/episodic_return']:.2f} ± .*\| -39.7 \|", table)
-    assert f"model {server.url}, server_model tiny" in table
+    collect.main(collect.Args(runs=run.RUNS))
+    line, = report.read_lines(run.RUNS / "runs.jsonl")
+    assert line["model"] == "tiny" and line["paper_return"] == -39.7 and not line["measure"]
+    best = line["games"]["best"]
+    assert best["texts"][1] == [[games[best["number"]].texts[1], None]]
+    assert line["tokens"] == 103 * num_turns
+    assert line["arguments"] == {"model": server.url, "num_test_episodes": 4, "num_envs": 3}
 
 
 def test_what_is_asked(server, play, monkeypatch):
