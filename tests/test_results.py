@@ -457,7 +457,7 @@ def test_everything_is_run(checkout):
     expected = {(task, experiment, seed) for task in get_args(EnvId) for experiment in EXPERIMENTS for seed in "123"}
     assert len(everything) == len(expected) + 2 and set(runs_of(everything)) == expected
     assert set(QUICK) < set(everything)
-    assert ("algos/bc_maze.py --env-id wordle --exp-name filtered_bc --seed 3 --top-fraction 0.3 --num-iterations 44"
+    assert ("algos/bc_maze.py --env-id wordle --exp-name filtered_bc --seed 3 --top-fraction 0.3 --num-iterations 26"
             in everything)
     assert everything[-2:] == end(" ".join(schedule.TASKS)) and sorted(schedule.TASKS) == sorted(get_args(EnvId))
     order = [EXPERIMENTS.index(experiment) for _, experiment, _ in runs_of(everything)]

@@ -755,7 +755,7 @@ class Talk(Env):
 SIZES = dict(LLAMA, num_key_value_heads=2, max_position_embeddings=256)
 NEO = dict(hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
            max_position_embeddings=256, bos_token_id=None, eos_token_id=None)
-CACHE, HEAD = "its logits are others with a cache", "its logits are not its head's output"
+CACHE, HEAD = "its logits change when it reads with a cache", "its logits are not its head's output"
 CHECKED = {  # by name: the configuration, max_length, and the reason if it is refused
     "gpt2": (partial(GPT2Config, n_positions=256, **GPT2), 128, None),
     "llama": (partial(LlamaConfig, **SIZES), 128, None),
