@@ -26,7 +26,7 @@ ROWS = [
     ("filtered_bc", "bc_maze", "--success-only", MAZES_AND_HOUSES),
     ("filtered_bc", "bc_maze", "--success-only --num-iterations 10", ["endgames"]),
     ("filtered_bc", "bc_maze", "--success-only --num-iterations 4", ["chess"]),
-    ("filtered_bc", "bc_maze", "--top-fraction 0.3 --num-iterations 26", ["wordle"]),
+    ("filtered_bc", "bc_maze", "--top-fraction 0.3 --num-iterations 44", ["wordle"]),
     ("filtered_bc", "bc_maze", "--top-fraction 0.1", DIALOGUES),
     ("mc_twenty_questions", "mc_twenty_questions", "", TASKS),
     ("ilql_wordle", "ilql_wordle", "", TASKS),

@@ -94,8 +94,8 @@ def test_a_line(finished, lines):
 
 
 def test_arguments_and_curves(lines):
-    given = {"max_length": 48, "num_iterations": 2, "minibatch_size": 8, "num_eval_episodes": 3, "num_envs": 3,
-             "num_trajectories": 50, "steps_per_iteration": 2, "num_test_episodes": 5}
+    given = {"dtype": "float32", "max_length": 48, "num_iterations": 2, "minibatch_size": 8, "num_eval_episodes": 3,
+             "num_envs": 3, "num_trajectories": 50, "steps_per_iteration": 2, "num_test_episodes": 5}
     assert lines["bc_maze"]["arguments"] == given  # eval_every is 1 by default
     assert lines["ilql_wordle"]["arguments"] == given | {"eval_every": 1, "beta": [1.0]}
     assert lines["bc_maze"]["turns"] == 0 and lines["bc_maze"]["gradient_steps"] == 4
@@ -457,7 +457,7 @@ def test_everything_is_run(checkout):
     expected = {(task, experiment, seed) for task in get_args(EnvId) for experiment in EXPERIMENTS for seed in "123"}
     assert len(everything) == len(expected) + 2 and set(runs_of(everything)) == expected
     assert set(QUICK) < set(everything)
-    assert ("algos/bc_maze.py --env-id wordle --exp-name filtered_bc --seed 3 --top-fraction 0.3 --num-iterations 26"
+    assert ("algos/bc_maze.py --env-id wordle --exp-name filtered_bc --seed 3 --top-fraction 0.3 --num-iterations 44"
             in everything)
     assert everything[-2:] == end(" ".join(schedule.TASKS)) and sorted(schedule.TASKS) == sorted(get_args(EnvId))
     order = [EXPERIMENTS.index(experiment) for _, experiment, _ in runs_of(everything)]
@@ -590,7 +590,7 @@ def test_a_failing_row_does_not_stop_the_others(stand_in, checkout):
 
 def test_what_starts_from_a_failed_run_is_not_started(stand_in):
     shown, events = stand_in("quick", fails="bc_maze", WORKERS="2")
-    assert [command.split()[4] for event, command in events if event == "end"] == ["bc_maze", "filtered_bc"]
+    assert {command.split()[4] for event, command in events if event == "end"} == {"bc_maze", "filtered_bc"}
     for name in ("ilql_wordle", "ppo_car_dealer"):
         assert f"\nfailed: maze_fo__{name}__1: not started, since maze_fo__bc_maze__1 has failed\n" in shown.stdout
     assert shown.returncode == 1
