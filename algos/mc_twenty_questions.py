@@ -87,10 +87,10 @@ class Args:
 BC = "runs/{env_id}__bc_maze__{seed}/model"  # the BC run of the same task
 TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
     # Most games of the mazes' data are cut short. With less CQL, the bias of their G would decide how to act.
-    "maze_fo": dict(model=BC, num_trajectories=None, num_iterations=3, cql_weight=10.0,
+    "maze_fo": dict(model=BC, num_trajectories=None, num_iterations=5, cql_weight=10.0,
                     beta=(1.0, 2.0, 4.0, 8.0)),
-    "maze_po": dict(model=BC, num_trajectories=None, num_iterations=4, learning_rate=3e-4,
-                    cql_weight=10.0, beta=(1.0, 2.0, 4.0, 8.0), eval_every=4),
+    "maze_po": dict(model=BC, num_trajectories=None, learning_rate=3e-4,
+                    cql_weight=10.0, beta=(1.0, 2.0, 4.0, 8.0)),
     **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(
         model=BC, num_trajectories=None, num_iterations=4, minibatch_size=16,
         cql_weight=0.1, beta=(4.0, 16.0, 64.0), eval_every=2)),
