@@ -1,10 +1,10 @@
-"""How training fits a machine, or several: processes that share the games and the minibatches, minibatches in pieces,
-bfloat16, and layers that are computed twice. torch is imported in functions only.
+"""Training on one machine or several: processes that share games and minibatches, minibatches in pieces, bfloat16, and
+gradient checkpointing. torch is imported in functions only.
 
-`torchrun --nproc_per_node N algos/X.py` starts N processes. All of them know all games and draw the same minibatches.
-Each plays every N-th game, and computes the gradients of every N-th game of a minibatch; games and gradients are then
-brought together, so that all go on with the same weights. The first process alone writes, and prints what is no error.
-In bfloat16 a rounded copy of the model plays; losses compare probabilities of the model itself.
+`torchrun --nproc_per_node N algos/X.py` starts N processes. All of them hold all the games and draw the same
+minibatches. Each plays every Nth game and computes the gradients of every Nth game of a minibatch. Games are then
+gathered and gradients summed, so all processes keep the same weights. Only the first one writes files and prints
+progress. In bfloat16, a rounded copy of the model plays; losses compare probabilities of the model itself.
 """
 
 import copy

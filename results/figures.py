@@ -37,7 +37,7 @@ def marker(name: str) -> str:
 
 
 def add_grid(axes: Axes) -> None:
-    """Light lines behind the points, across the value axis."""
+    """Draw light vertical lines, to read values off the axis."""
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
 
 

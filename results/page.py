@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from results import figures
-from results.report import Cell, Cells, labels, show, show_interval, summarise
+from results.report import Cell, Cells, by_task, labels, show, show_interval, summarise
 
 # What the numbers under the agent's tokens are, by the lines' `measure`.
 MEANINGS = {
@@ -93,11 +93,7 @@ def table(cells: Cells) -> str:
     """A row a task, a column an algorithm; each cell leads to its games."""
     names = labels(cells)
     rows = []
-    for task in dict.fromkeys(task for task, _ in cells):
-        own = {name: cells[task, name] for name in names if (task, name) in cells}
-        line = next(iter(own.values())).lines[0]
-        best = max(cell.mean for cell in own.values())
-        scale = f"worst {show(line['worst'])}<br>data {show(line['data'])}<br>best {show(line['best'])}"
+    for task, own, best, scale in by_task(cells):
         columns = [f"<th>{task}<br><small>{scale}</small></th>"]
         for name in names:
             columns.append(table_cell(task, name, own[name], best) if name in own else "<td></td>")

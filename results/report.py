@@ -18,6 +18,7 @@ The score of a return is 0 at the task's worst return, 50 at the data's mean and
 import json
 import sys
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,16 +199,20 @@ def row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def by_task(cells: Cells) -> Iterator[tuple[str, dict[str, Cell], float, str]]:
+    """For each task: its name, its cells by method, the best mean return, and the returns that mark its scale."""
+    for task in dict.fromkeys(task for task, _ in cells):
+        own = {name: cells[task, name] for name in labels(cells) if (task, name) in cells}
+        line = next(iter(own.values())).lines[0]
+        scale = f"worst {show(line['worst'])}<br>data {show(line['data'])}<br>best {show(line['best'])}"
+        yield task, own, max(cell.mean for cell in own.values()), scale
+
+
 def front_table(cells: Cells) -> str:
     """The README's table: a row a task, a column an algorithm."""
     names = labels(cells)
-    tasks = list(dict.fromkeys(task for task, _ in cells))
     lines = [row(["task", *names]), row(["---"] * (len(names) + 1))]
-    for task in tasks:
-        own = {name: cells[task, name] for name in names if (task, name) in cells}
-        line = next(iter(own.values())).lines[0]
-        best = max(cell.mean for cell in own.values())
-        scale = f"worst {show(line['worst'])}<br>data {show(line['data'])}<br>best {show(line['best'])}"
+    for task, own, best, scale in by_task(cells):
         columns = [f"**{task}**<br><sub>{scale}</sub>"]
         for name in names:
             columns.append(front_cell(own[name], own[name].mean == best) if name in own else "")
