@@ -85,7 +85,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
                    minibatch_size=64, num_envs=1024),
     "chess": dict(num_iterations=10, num_episodes=32, minibatch_size=4),
     "endgames": dict(num_iterations=40),
-    "car_dealer": TOP_TENTH,
+    "car_dealer": dict(success_only=False, top_fraction=0.2, num_iterations=40),
     **dict.fromkeys(("twenty_questions", "guess_city"), dict(TOP_TENTH, model=FILTERED)),
 }
 ROUNDS = dict(learning_rate=1e-4, num_iterations=100, num_episodes=128, update_epochs=1)

@@ -272,7 +272,7 @@ def with_table(text: str, table: str) -> str:
     _, found_end, after = rest.partition(end)
     if not (found_begin and found_end) or begin in rest or end in after:
         raise ValueError(f"expected the lines {begin.strip()} and {end.strip()}, once each and in this order")
-    return f"{before}{begin}\n{table.rstrip()}\n\n{end}{after}"
+    return f"{before}{begin}{table.rstrip()}\n{end}{after}"
 
 
 def committed(cells: Cells) -> dict[Path, str]:

@@ -328,8 +328,8 @@ def test_write_and_check(tmp_path, monkeypatch, capsys):
         report.main(report.Args(lines=path, check=True))
     assert not stop.value.code
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("before\n<!-- results: begin -->\n\n| task | BC |\n")
-    assert text.endswith("|\n\n<!-- results: end -->\nafter\n") and "old" not in text
+    assert text.startswith("before\n<!-- results: begin -->\n| task | BC |\n")
+    assert text.endswith("|\n<!-- results: end -->\nafter\n") and "old" not in text
     numbers = json.loads((tmp_path / "results" / "figures.json").read_text())
     assert numbers["cells"][0]["return"] == -50.0 and numbers["overall"][0]["mean"] == 50.0
     picture = (tmp_path / "results" / "overview.png").read_bytes()
