@@ -32,7 +32,8 @@ ROWS = [
     ("ilql_wordle", "ilql_wordle", "", TASKS),
     ("online_filtered_bc_text_nav", "online_filtered_bc_text_nav", "", TASKS),
     ("ppo_car_dealer", "ppo_car_dealer", "", TASKS),
-    ("grpo_wordle", "grpo_wordle", "", TASKS),
+    ("grpo_wordle", "grpo_wordle", "", [task for task in TASKS if task != "wordle"]),
+    ("grpo_wordle", "grpo_wordle", "--num-iterations 160", ["wordle"]),
     ("archer_twenty_questions", "archer_twenty_questions", "", TASKS),
 ]
 # The same with PROFILE=gpu. The others start from these runs and see that the model is not one of ours: they take the
