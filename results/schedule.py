@@ -46,7 +46,7 @@ GPU_ROWS = [
     ("filtered_bc", "bc_maze", "--top-fraction 0.3 --model gpt2", ["wordle"]),
     ("filtered_bc", "bc_maze", "--top-fraction 0.1 --model gpt2-medium", ["twenty_questions", "guess_city"]),
     ("filtered_bc", "bc_maze", "--top-fraction 0.1 --model gpt2-xl", ["car_dealer"]),
-    *ROWS[6:],
+    *[row for row in ROWS if row[1] != "bc_maze"],
 ]
 START_FROM_FILTERED_BC = ["wordle", "twenty_questions", "guess_city"]  # elsewhere runs start from bc_maze
 QUICK = ["bc_maze", "filtered_bc", "ilql_wordle", "ppo_car_dealer"]
