@@ -26,10 +26,11 @@ from hypothesis import strategies as st
 
 from envs import SEEDS, VectorEnv, make, play
 from envs.data import load_dataset
-from envs.guess_city import FIRST_OBS, GUESSES, MAX_QUESTIONS, GuessCity, bank, best_question, meaning, tells, usual
+from envs.guess_city import FIRST_OBS, GuessCity
 from envs.guess_city.answers import answers
 from envs.guess_city.guard import guard, leaks
-from envs.guess_city.tables import COLUMNS, USUAL, cities, countries, topics
+from envs.guess_city.players import GUESSES, MAX_QUESTIONS, bank, best_question, meaning, tells, usual
+from envs.guess_city.tables import CITIES_FILE, cities, countries, read_sections, topics
 from envs.guess_city.understanding import MAX_CHARS, fold, understand
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,8 +84,10 @@ def test_every_code_is_used():
         assert set(topics()[name].codes) <= used, (name, set(topics()[name].codes) - used)
         told = {city.told.get(name) for city in cities()}
         assert {phrase for phrase, _ in topics()[name].classes if phrase != "*"} <= told
-    columns = {name for table in COLUMNS.values() for name in table if not name.endswith(" also")}
-    assert columns - {"latitude", "longitude", "hot", "cold"} <= set(TOPICS) and set(USUAL) <= set(TOPICS)
+    columns = {name for title, _ in read_sections(CITIES_FILE, "##") for name in title.split(" | ")[1:]}
+    columns = {name for name in columns if not name.endswith(" also")}
+    assert columns - {"other names", "country", "latitude", "longitude", "hot", "cold"} <= set(TOPICS)
+    assert {name for name, topic in topics().items() if topic.usual} <= set(TOPICS)
 
 
 def test_answers_are_sentences():

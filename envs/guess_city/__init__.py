@@ -27,24 +27,10 @@ from envs import Env, Player, Step, Trajectory, draw_seed, finish, make_other_si
 from envs.data import flag
 from envs.guess_city.answers import answers
 from envs.guess_city.guard import guard
-from envs.guess_city.players import (
-    GUESSES,
-    MAX_QUESTIONS,
-    bank,
-    best_question,
-    best_return,
-    data_player,
-    information_gain_player,
-    meaning,
-    random_player,
-    tells,
-    usual,
-)
+from envs.guess_city.players import MAX_QUESTIONS, best_return, data_player, information_gain_player, random_player
 from envs.guess_city.tables import City, cities
 from envs.guess_city.understanding import fold, named_cities, understand
 
-__all__ = ["ENV", "FIRST_OBS", "GUESSES", "MAX_QUESTIONS", "GuessCity", "bank", "best_question", "meaning", "tells",
-           "usual"]
 FOLDER = Path(__file__).parent
 FIRST_OBS = "Questions:\n"
 
@@ -177,7 +163,7 @@ def read_lines(game: dict[str, Any]) -> Trajectory:
     if all(obs.strip(" .\n").lower() in ("yes", "no") for obs in texts[2::2]):
         word = game["word"]  # a game of twenty_questions looks the same: here the word is a city
         word = fold(word if isinstance(word, str) else word[0])
-        if not named_cities("", f"{word} {word.replace(' ', '')}")[0]:
+        if not named_cities(f"{word} {word.replace(' ', '')}")[0]:
             raise ValueError(f"a game about {word[:60]!r} instead of a city")
     rewards = [-1.0] * (len(texts) // 2)
     if won:

@@ -14,22 +14,6 @@ from pathlib import Path
 
 TOPICS_FILE, COUNTRIES_FILE, CITIES_FILE, PLACES_FILE, WORDS_FILE = (
     Path(__file__).with_name(f"{name}.txt") for name in ("topics", "countries", "cities", "places", "words"))
-COLUMNS = {
-    "where": ("latitude", "longitude", "altitude", "millions", "capital", "rank", "coast", "water", "terrain"),
-    "weather": ("climate", "hottest", "snow", "rain", "quakes", "metro", "port", "airport", "green"),
-    "past": ("founded", "renamed", "history", "architecture", "industry", "known"),
-    "culture": ("sight", "food", "culture"),
-    "measures": ("hot", "cold", "rainfall", "sea", "part"),
-    "life": ("cost", "traffic", "air", "crime", "tourism", "skyline", "heritage", "nightlife", "airports", "sun"),
-    "more": ("transport", "hazards", "industry also", "sight also", "realms", "airportfar"),
-}
-AGES = {"before 500": "2000", "500 to 1500": "900", "16th century": "470", "17th century": "370",
-        "18th century": "270", "19th century": "170", "20th century": "90"}  # in years, by the value of `founded`
-# Of a city whose row, or whose country, says nothing else.
-USUAL = {"olympics": "no", "worldcup": "no", "ownstate": "no", "suburb": "no", "footballclub": "-",
-         "leagues": "none", "tonguecount": "one", "greatest": "no", "gamesyear": "never", "frontier": "no",
-         "holy": "no", "persons": "yes", "landmarks": "none", "wintergames": "no", "sanctions": "no", "divided": "no",
-         "occupied": "none", "founder": "none", "companies": "-", "among": "no", "bombed": "-"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +28,7 @@ class Topic:
     test: list[str]
     say: list[str]
     no: str
+    usual: str  # the value of a city of which nothing else is said
     units: list[tuple[float, re.Pattern[str]]]  # of a number: (factor to the unit of the table, what names the unit)
     codes: dict[str, tuple[str, re.Pattern[str]]]  # code -> (phrase, what asks for it)
     classes: list[tuple[str, re.Pattern[str]]]  # of plain words: (phrase or *, what it stands for)
@@ -108,7 +93,7 @@ def topics() -> dict[str, Topic]:
 
 def read_topic(lines: list[str]) -> Topic:
     """The topic that the lines of a section describe."""
-    keys = {key: "" for key in ("match", "wh", "flags", "hides", "ask", "test", "say", "no")}
+    keys = {key: "" for key in ("match", "wh", "flags", "hides", "ask", "test", "say", "no", "usual")}
     units, codes, classes = [], {}, []
     for line in lines:
         key, colon, rest = line.partition(": ")
@@ -126,7 +111,8 @@ def read_topic(lines: list[str]) -> Topic:
     split = {key: [text for text in keys[key].split(" | ") if text] for key in ("ask", "test", "say")}
     match = re.compile(rf"\b(?:{keys['match']})") if keys["match"] else None
     wh, flags, hides = set(keys["wh"].split(", ")), set(keys["flags"].split()), set(keys["hides"].split(", "))
-    return Topic(match, wh, flags, hides, **split, no=keys["no"] or "No,", units=units, codes=codes, classes=classes)
+    return Topic(match, wh, flags, hides, **split, no=keys["no"] or "No,", usual=keys["usual"], units=units,
+                 codes=codes, classes=classes)
 
 
 def pairs(text: str) -> dict[str, str]:
@@ -154,16 +140,17 @@ def countries() -> dict[str, Country]:
 def cities() -> tuple[City, ...]:
     """The hundred cities, in the order of the file."""
     (_, rows), *tables = read_sections(CITIES_FILE, "##")
+    usual = {name: topic.usual for name, topic in topics().items() if topic.usual}
     found = []
     for number, row in enumerate(rows):
         name, others, country, *own = row.split(" | ")
         names = [name, *(other for other in others.split(", ") if other != "-")]
-        values = dict(countries()[country].values)
+        values = usual | countries()[country].values
         for title, lines in tables:
             first, *cells = lines[number].split(" | ")
             if first != name:
                 raise ValueError(f"{CITIES_FILE}: {first} stands where {name} should")
-            values.update(zip(COLUMNS[title.partition(":")[0]], cells, strict=True))
+            values.update(zip(title.split(" | ")[1:], cells, strict=True))
         values = complete(values | pairs(" ".join(own)))
         told = {topic: about.phrase(about.code(values[topic])) for topic, about in topics().items()
                 if (about.codes or about.classes) and values[topic] != "-"}
@@ -179,7 +166,7 @@ def complete(values: dict[str, str]) -> dict[str, str]:
     green = [nature[sight] for sight in values["sight also"].split(", ") if sight in nature]
     water = [sight for sight in values["sight also"].split(", ") if sight in ("canals", "river", "lake", "lagoon")]
     borders = [] if values["borders"] == "none" else values["borders"].split(", ")
-    return USUAL | {"age": AGES[values["founded"]]} | values | {
+    return values | {
         "hemisphere": f"{'north' if latitude > 0 else 'south'} and {'east' if longitude > 0 else 'west'}",
         "equator": str(abs(latitude)), "borders": str(len(borders)),
         "warmth": values["hot"], "frost": values["cold"], "food also": values["dishes"],

@@ -5,9 +5,8 @@ Its patterns stand in `words.txt` and `topics.txt`. In the former `@` is the cit
 
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
 from zlib import crc32
 
 from rapidfuzz import process
@@ -37,10 +36,10 @@ class Question:
     negated: bool = False
     aside: bool = False  # whether the city is named only to be excluded or compared with
 
-    key: int = field(init=False)  # chooses the form of the answer, together with the game's seed
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "key", crc32(self.folded.encode()))
+    @property
+    def key(self) -> int:
+        """Chooses the form of the answer, together with the game's seed."""
+        return crc32(self.folded.encode())
 
     @property
     def topic(self) -> str:
@@ -147,16 +146,37 @@ def is_short(name: str) -> bool:
 
 
 @cache
-def name_patterns() -> tuple[dict[str, Any], re.Pattern[str], dict[str, Any], re.Pattern[str]]:
-    """What finds cities and countries in folded text, and whom each word stands for: names longest first."""
-    cities_of = {fold(name): city for city in cities() for name in city.names if not is_short(name)}
-    stems: dict[str, set[str]] = {}
+def short_names() -> list[tuple[re.Pattern[str], str]]:
+    """(what finds a short name, the name of the city or the country in its place)."""
+    named = [(city.name, city.names) for city in cities()]
+    named += [(name, country.names) for name, country in countries().items()]
+    return [(re.compile(rf"(?<!\w){re.escape(short)}(?!\w)"), name)
+            for name, names in named for short in filter(is_short, names)]
+
+
+def spell_out(text: str) -> str:
+    """The text with the full names of cities and countries that it names like `LA`."""
+    for short, name in short_names():
+        text = short.sub(name, text)
+    return text
+
+
+@cache
+def city_names() -> tuple[dict[str, str], re.Pattern[str]]:
+    """The cities of the list by their folded names, and what finds these."""
+    named = {fold(name): city.name for city in cities() for name in city.names if not is_short(name)}
+    return named, alternatives(list(named))
+
+
+@cache
+def country_names() -> tuple[dict[str, set[str]], re.Pattern[str]]:
+    """The countries by folded words that name them, and what finds these words and adjectives made from them."""
+    named: dict[str, set[str]] = {}
     for name, country in countries().items():
         for word in [*country.names, *country.stems]:
             if not is_short(word):
-                stems.setdefault(fold(word), set()).add(name)
-    adjective = r"(?:n|an|ian|ean|ese|i|s|ish)?\b"
-    return cities_of, alternatives(list(cities_of)), stems, alternatives(list(stems), adjective)
+                named.setdefault(fold(word), set()).add(name)
+    return named, alternatives(list(named), r"(?:n|an|ian|ean|ese|i|s|ish)?\b")
 
 
 @cache
@@ -166,36 +186,28 @@ def other_names() -> tuple[dict[str, str], re.Pattern[str]]:
     return named, alternatives(list(named))
 
 
-def named_cities(text: str, folded: str) -> tuple[frozenset[str], str]:
+def named_cities(folded: str) -> tuple[frozenset[str], str]:
     """The listed cities that are named, as whole words and each once; and the question with `@` in their place."""
-    by_name, names, _, _ = name_patterns()
+    by_name, names = city_names()
     kept = pattern("no city").sub(" ", folded)
-    found = {by_name[name].name for name in names.findall(kept)}
-    masked = names.sub("@", kept)
-    if not (found and text.isupper()):  # `LA HABANA` is not in Los Angeles
-        for city in cities():
-            for name in filter(is_short, city.names):
-                if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text):
-                    found.add(city.name)
-                    masked = re.sub(rf"\b{fold(name)}\b", "@", masked)
-    return frozenset(found), masked
+    return frozenset(by_name[name] for name in names.findall(kept)), names.sub("@", kept)
 
 
 def misspelled_city(bare: str) -> str:
     """The city that a guess means whose name has a slip of the hand; none if it may be another place."""
     guess = re.sub(pattern("guess frame"), "", bare)
-    by_name, _, _, _ = name_patterns()
+    by_name, _ = city_names()
     most = 1 if len(guess) < 8 else 2
     if len(guess) < 5 or guess in spelling() or re.search(pattern("other places"), guess):
         return ""
     near = process.extract(guess, list(by_name), scorer=OSA.distance, score_cutoff=most, limit=3)
-    found = {by_name[name].name for name, distance, _ in near if len(name) > 4 and distance == near[0][1]}
+    found = {by_name[name] for name, distance, _ in near if len(name) > 4 and distance == near[0][1]}
     return found.pop() if len(found) == 1 else ""
 
 
-def named_countries(text: str, folded: str) -> tuple[frozenset[str], str]:
+def named_countries(folded: str) -> tuple[frozenset[str], str]:
     """The countries that are named, by their names or by adjectives; and the question with `#` in their place."""
-    _, _, by_word, names = name_patterns()
+    by_word, names = country_names()
     found: set[str] = set()
     kept = pattern("no country in questions").sub(" ", pattern("no country").sub(" ", folded))
     for match in names.finditer(kept):
@@ -203,13 +215,7 @@ def named_countries(text: str, folded: str) -> tuple[frozenset[str], str]:
         while word not in by_word:
             word = word[:-1]
         found |= by_word[word]
-    masked = names.sub("#", kept)
-    for name, country in countries().items():
-        for short in filter(is_short, country.names):
-            if re.search(rf"\b{short}\b", text):
-                found.add(name)
-                masked = re.sub(rf"\b{short.lower()}\b", "#", masked)
-    return frozenset(found), masked
+    return frozenset(found), names.sub("#", kept)
 
 
 # --- Meaning ---
@@ -219,14 +225,14 @@ def named_countries(text: str, folded: str) -> tuple[frozenset[str], str]:
 def understand(action: str) -> Question:
     """What the question is about. Cities come first, then secrets, countries and topics in their order."""
     line, newline, _ = action.partition("\n")
-    text = line[:MAX_CHARS]
+    text = spell_out(line[:MAX_CHARS])
     folded = JOINED.sub(r"\1\2", fold(text))
     if not newline or line.endswith("…") or not folded:  # `…` marks what was cut off
         return Question("nothing", folded)
     if folded in asked_by_players():
         return Question("topic", folded, folded, (asked_by_players()[folded],), yes_no=is_yes_no(folded))
     bare = simplify(folded)
-    names, masked = named_cities(text, bare)
+    names, masked = named_cities(bare)
     if len(names) > 1:
         return Question("several", folded, bare, cities=names)
     if names:
@@ -262,7 +268,7 @@ def about_city(masked: str, folded: str, bare: str, cities: frozenset[str] = fro
 
 def read_question(text: str, bare: str, folded: str) -> Question:
     """A question that names no city of the list."""
-    named, masked = named_countries(text, bare)
+    named, masked = named_countries(bare)
     found = matching_topics(f"{bare} | {masked}" if named else bare)
     if not {"renamed", "currency"}.intersection(found[:1]) and topics()["refuse"].match.search(bare):
         return Question("refuse", folded, bare)
@@ -282,8 +288,7 @@ def read_question(text: str, bare: str, folded: str) -> Question:
         kind = "topic" if found else "countries"
         return Question(kind, folded, bare, tuple(found if yes_no else found[:1]), countries=named, placed=placed,
                         yes_no=yes_no, negated=negated)
-    if re.match(r"(?i:is it|is this|is the city|are you( thinking of)?|could it be|i guess|my guess( is)?|it is|it's)"
-                r"(?i: the city of| perhaps| maybe| called)? [A-Z]", text):
+    if re.match(pattern("unlisted city"), text):
         return Question("guess", folded, bare)  # a city that is not of the list, most likely
     return Question("unknown", folded, bare)
 
