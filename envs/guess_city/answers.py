@@ -4,7 +4,7 @@ import re
 from functools import cache, lru_cache
 
 from envs.guess_city.guard import guard
-from envs.guess_city.tables import City, cities, countries, other_cities, topics, words
+from envs.guess_city.tables import City, cities, countries, other_cities, particulars, topics, words
 from envs.guess_city.understanding import Question, alternatives, fold, pattern, understand
 
 SMALL = "zero one two three four five six seven eight nine ten eleven twelve"
@@ -135,6 +135,9 @@ def holds_besides(city: City, topic: str, question: Question) -> bool:
 def first_truth(city: City, topic: str, question: Question) -> bool | None:
     """Whether it holds by what an open question about the topic is told."""
     about, folded, value = topics()[topic], question.bare, city.values.get(topic, "-")
+    if topic == "particular":
+        own = {city.name, city.values["country"], city.values["religion"]}
+        return all(places & own for places, asks in particulars() if asks.search(folded))
     if not question.yes_no or "open" in about.flags or value == "-":
         return None
     if topic == "language" and (tongues := all_tongues().findall(folded)):

@@ -1,8 +1,8 @@
 """The tables of guess_city: what can be asked, what is true of the countries, what is true of the cities.
 
 `topics.txt` holds the topics with the patterns by which they are recognised and the sentences that are said,
-`countries.txt` and `cities.txt` the facts, `places.txt` the cities that are not of the hundred, and `words.txt` how
-people frame a question, exclude a city or compare it.
+`countries.txt` and `cities.txt` the facts, `particulars.txt` what is true of a few cities only, `places.txt` the cities
+that are not of the hundred, and `words.txt` how people frame a question, exclude a city or compare it.
 """
 
 import re
@@ -12,8 +12,9 @@ from functools import cache
 from math import acos, cos, radians, sin
 from pathlib import Path
 
-TOPICS_FILE, COUNTRIES_FILE, CITIES_FILE, PLACES_FILE, WORDS_FILE = (
-    Path(__file__).with_name(f"{name}.txt") for name in ("topics", "countries", "cities", "places", "words"))
+TOPICS_FILE, COUNTRIES_FILE, CITIES_FILE, PARTICULARS_FILE, PLACES_FILE, WORDS_FILE = (
+    Path(__file__).with_name(f"{name}.txt")
+    for name in ("topics", "countries", "cities", "particulars", "places", "words"))
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def cities() -> tuple[City, ...]:
     for number, row in enumerate(rows):
         name, others, country, *own = row.split(" | ")
         names = [name, *(other for other in others.split(", ") if other != "-")]
-        values = usual | countries()[country].values
+        values = usual | countries()[country].values | {"country": country}
         for title, lines in tables:
             first, *cells = lines[number].split(" | ")
             if first != name:
@@ -187,6 +188,13 @@ def other_cities() -> dict[str, City]:
         name, *others = names.split(", ")
         found |= {each: City(name, [name, *others], Country([], [], [], {}), values, -1) for each in (name, *others)}
     return found
+
+
+@cache
+def particulars() -> list[tuple[set[str], re.Pattern[str]]]:
+    """(cities, countries and religions of which something is true; what asks for it)."""
+    lines = [line.partition(" ~ ") for _, some in read_sections(PARTICULARS_FILE, "##") for line in some]
+    return [(set(places.split(", ")), re.compile(rf"\b(?:{pattern})")) for places, _, pattern in lines]
 
 
 @cache

@@ -12,7 +12,7 @@ from zlib import crc32
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-from envs.guess_city.tables import City, cities, countries, other_cities, topics, words
+from envs.guess_city.tables import City, cities, countries, other_cities, particulars, topics, words
 
 MAX_CHARS = 400  # of a question: what comes after them is not read
 JOINED = re.compile(r"\b(pacific|atlantic|indian|arctic|arabian|black|red|yellow|pearl|java|north|dead|caspian) "
@@ -297,6 +297,8 @@ def matching_topics(bare: str) -> list[str]:
     """The topics that a question may be about, in their order."""
     wh = re.search(pattern("wh"), bare)
     country, city = re.search(pattern("of the country"), bare), re.search(pattern("of the city"), bare)
+    if is_yes_no(bare) and any(asks.search(bare) for _, asks in particulars()):
+        return ["particular"]
     found = []
     for name, topic in topics().items():
         if not topic.match or name == "refuse" or not topic.match.search(bare):
