@@ -475,7 +475,7 @@ KINDS = [  # of questions that were once not understood, answered by a neighbour
     ("Chicago", "How far inland is it?", "It is more than six hundred kilometres"),
     ("Tokyo", "How far is it from London?", "It is about 9600 kilometres"), ("Rome", "Who wrote about it?",
     "I am not sure"),
-    ("Paris", "How high is the tallest building?", "I am not sure"), ("Baghdad", "How hot is summer?",
+    ("Paris", "How high is the tallest building?", "Its tallest building has"), ("Baghdad", "How hot is summer?",
     "On a day in the"),
     # the city's fact is not the country's
     ("Rome", "What is the city's flag?", "I am not sure"), ("Rome", "Is it on the border with another country?",

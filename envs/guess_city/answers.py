@@ -52,7 +52,9 @@ def compare(city: City, question: Question) -> bool | None:
         return city.told[topic] == other.told[topic] if topic in city.told and other.told else None
     if re.search(pattern("not the city"), said):
         return None
-    found = [(column, sign) for column, sign, pattern in comparisons() if pattern.search(said)]
+    found = [(column, sign) for column, sign, says in comparisons() if says.search(said)]
+    if re.search(pattern("the other way round"), said):
+        found = [(column, -sign) for column, sign in found]
     if len(found) > 1 or any("-" in (city.values[column], other.values.get(column, "-")) for column, _ in found):
         return None
     if found:
@@ -61,6 +63,8 @@ def compare(city: City, question: Question) -> bool | None:
             return None
         difference = sign * (amount(city, column) - amount(other, column))
         return " as " in said or None if abs(difference) < LEAST.get(column, 1e-9) else difference > 0
+    if re.search(r"\bhours?\b", said) and re.search(r"\b(fl[yi]\w*|planes?)\b", said):
+        return numeric_truth("flight", city.distance(other) / 850 + 0.5, said)
     if re.search(r"\b(km|kilomet\w+|miles?)\b", said):
         return numeric_truth("sea", city.distance(other), said)
     if re.search(r"\b(near|nearby|close|far)\b", said):

@@ -167,10 +167,11 @@ def complete(values: dict[str, str]) -> dict[str, str]:
     green = [nature[sight] for sight in values["sight also"].split(", ") if sight in nature]
     water = [sight for sight in values["sight also"].split(", ") if sight in ("canals", "river", "lake", "lagoon")]
     borders = [] if values["borders"] == "none" else values["borders"].split(", ")
-    return values | {
+    return {"neighbours": ", ".join(borders) or "no other country"} | values | {
         "hemisphere": f"{'north' if latitude > 0 else 'south'} and {'east' if longitude > 0 else 'west'}",
         "equator": str(abs(latitude)), "borders": str(len(borders)),
-        "warmth": values["hot"], "frost": values["cold"], "food also": values["dishes"],
+        "warmth": values["hot"], "frost": values["cold"], "clothes": values["cold"],
+        "daylight": str(abs(latitude)), "food also": values["dishes"],
         "green also": ", ".join(green), "water also": ", ".join(water), "month": values["hottest"],
         "terrain also": ", ".join([values.get("terrain also", "-"), *["island"] * (values["shores"] == "island")]),
         "mean": str((float(values["hot"]) + float(values["cold"])) / 2)}

@@ -270,7 +270,8 @@ def read_question(text: str, bare: str, folded: str) -> Question:
     """A question that names no city of the list."""
     named, masked = named_countries(bare)
     found = matching_topics(f"{bare} | {masked}" if named else bare)
-    if not {"renamed", "currency"}.intersection(found[:1]) and topics()["refuse"].match.search(bare):
+    is_secret = not (found and "named" in topics()[found[0]].flags) and topics()["refuse"].match.search(bare)
+    if is_secret:
         return Question("refuse", folded, bare)
     if found[:1] == ["untold"]:
         return Question("unknown", folded, bare)
