@@ -252,7 +252,8 @@ def is_yes_no(bare: str) -> bool:
 
 def about_city(masked: str, folded: str, bare: str, cities: frozenset[str] = frozenset(), other: str = "") -> Question:
     """A question that names one city, which stands as `@` in `masked`: of the list, or another one."""
-    excluded, compared = re.search(pattern("excluded"), masked), re.search(pattern("compared"), masked)
+    with_countries = named_countries(masked)[1]
+    excluded, compared = [re.search(pattern(said), with_countries) for said in ("excluded", "compared")]
     is_long = len(masked.split()) > 7
     found = matching_topics(masked) if not is_yes_no(masked) or " or " in masked or other and is_long else []
     if found and found[0] != "untold":
