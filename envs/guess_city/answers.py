@@ -16,6 +16,7 @@ NUMBER = re.compile(
     rf"\b(?:(\d+(?:\.\d+)?(?!\d)|(?:{'|'.join(NUMBERS)})\b)|an?\b(?= (?:half|hundred|thousand|million|billion)))"
     rf" ?(?:an? )?(?:({'|'.join(SIZES)})s?\b)?")
 YEAR = 2025  # of the tables
+EXTREME = {"warmth": 8.0, "frost": -10.0}  # how far the hottest and coldest days are from the usual ones
 LEAST = {"mean": 2.0, "hot": 2.0, "cold": 2.0}  # smaller differences are not told
 SAME = {"time zone": "zone", "size": "millions", "part": "region", "weather": "climate", "faith": "religion",
         "money": "currency"}
@@ -148,8 +149,11 @@ def first_truth(city: City, topic: str, question: Question) -> bool | None:
         return any(tongue in city.values["tongues"].split(", ") for tongue in tongues)
     if topic == "borders" and question.countries:
         return bool(question.countries & set(city.country.values["borders"].split(", ")))
-    if about.units and (known := numeric_truth(topic, float(value), folded)) is not None:
-        return known
+    if about.units:
+        extreme = EXTREME.get(topic, 0.0) if re.search(pattern("at times"), folded) else 0.0
+        known = numeric_truth(topic, float(value) + extreme, folded)
+        if known is not None:
+            return known
     choice = " or " in folded and not question.of_players and not re.search(pattern("not a choice"), folded)
     if about.classes and not about.codes:
         return None if choice else words_agree(folded, f"{value} {city.told[topic]}")
