@@ -60,7 +60,8 @@ def compare(city: City, question: Question) -> bool | None:
         return None
     if found:
         (column, sign), = found
-        if column == "age" and city.values["founded"] == other.values["founded"]:
+        same_age = column == "age" and city.values["founded"] == other.values["founded"]
+        if same_age or column == "zone" and " hour" in said:
             return None
         difference = sign * (amount(city, column) - amount(other, column))
         return " as " in said or None if abs(difference) < LEAST.get(column, 1e-9) else difference > 0
@@ -156,7 +157,7 @@ def first_truth(city: City, topic: str, question: Question) -> bool | None:
             return known
     choice = " or " in folded and not question.of_players and not re.search(pattern("not a choice"), folded)
     if about.classes and not about.codes:
-        return None if choice else words_agree(folded, f"{value} {city.told[topic]}")
+        return None if choice or about.units else words_agree(folded, f"{value} {city.told[topic]}")
     # `A king or a queen` asks one thing, `wine or beer` two, and to that yes or no is no answer.
     sides = [{code for code, (_, asks) in about.codes.items() if asks.search(side)} for side in folded.split(" or ")]
     if not choice and not question.of_players:
