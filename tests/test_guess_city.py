@@ -30,7 +30,7 @@ from envs.guess_city import FIRST_OBS, GuessCity
 from envs.guess_city.answers import answers
 from envs.guess_city.guard import guard, leaks
 from envs.guess_city.players import GUESSES, MAX_QUESTIONS, bank, best_question, meaning, tells, usual
-from envs.guess_city.tables import CITIES_FILE, cities, countries, read_sections, topics
+from envs.guess_city.tables import CITIES_FILE, cities, countries, particulars, read_sections, topics
 from envs.guess_city.understanding import MAX_CHARS, fold, understand
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +67,15 @@ def test_table():
     for number, city in enumerate(cities()):
         assert city.number == number and len(set(city.told.values())) >= 25
         assert -90 < float(city.values["latitude"]) < 90 and -180 < float(city.values["longitude"]) < 180
+
+
+def test_particulars():
+    """Each is true of places that there are, and asked by a pattern of its own."""
+    known = {*CITY, *countries(), *(city.values["religion"] for city in cities()), "none"}
+    assert len(particulars()) > 250 and len({asks.pattern for _, asks in particulars()}) == len(particulars())
+    for places, asks in particulars():
+        assert places <= known, (asks.pattern, places - known)
+        assert not any(asks.search(fold(question)) for question in bank()), asks.pattern
 
 
 def test_cities_are_told_apart():
@@ -505,6 +514,31 @@ KINDS = [  # of questions that were once not understood, answered by a neighbour
     ("Delhi", "Is it one of the ten biggest cities in the world?", "Yes,"),
     ("Berlin", "Is alcohol forbidden?", "No,"), ("Madrid", "What's the unemployment like?", "Unemployment"),
     ("Cairo", "popluation?", "It has about"), ("Lima", "Could you tell me whether it is near the sea?", "Yes,"),
+    # what is true of a few cities only
+    ("Xi'an", "Did the Silk Road pass there?", "Yes,"), ("Salvador", "Did the Silk Road pass there?", "No,"),
+    ("Singapore", "Is selling chewing gum forbidden?", "Yes,"), ("Osaka", "Are there favelas?", "No,"),
+    ("Kinshasa", "Does another capital lie across the river?", "Yes,"), ("Rome", "Is it in the Andes?", "No,"),
+    ("Paris", "Is there an old iron tower?", "Yes,"), ("Jinan", "Is there an old iron tower?", "No,"),
+    # daily life, nature, customs
+    ("Moscow", "What should I wear in January?", "For the weather you need a heavy coat"),
+    ("Paris", "Where does the electricity come from?", "Most of its electricity comes from nuclear power"),
+    ("London", "What kind of plug do I need?", "The plugs have three rectangular pins"),
+    ("Tokyo", "Should I leave a tip?", "No,"), ("New York", "Should I leave a tip?", "Yes,"),
+    ("Tehran", "Which is the day of rest, Friday or Sunday?", "The weekly day of rest is Friday"),
+    ("Los Angeles", "How do people get to work?", "Most people get to work by car"),
+    ("Semarang", "What grows in the fields?", "Farmers there grow rice"),
+    ("Delhi", "Who ruled it in 1900?", "In 1900 it was under British rule"),
+    ("Berlin", "Are the days short in winter?", "Yes,"), ("Singapore", "Are the days short in winter?", "No,"),
+    ("Shanghai", "Any building taller than 400 metres?", "Yes,"), ("Paris", "Any building above 400 metres?", "No,"),
+    ("Budapest", "Name a neighbouring country.", "On land its country borders on Austria"),
+    # the other way round, in hours, at the extremes, and neither of two
+    ("Havana", "Does London have more inhabitants than your place?", "Yes,"),
+    ("Santiago", "Would a flight to Paris take more than ten hours?", "Yes,"),
+    ("Moscow", "Does it ever get below minus 15?", "Yes,"), ("London", "Does it ever get below minus 15?", "No,"),
+    ("Rome", "Is it a Scandinavian capital?", "No,"), ("Santiago", "Is it in the north of South America?", "No,"),
+    ("Madrid", "Is baseball more popular than football?", "Not above all"),
+    ("Jakarta", "Do people use an alphabet that isn't the Latin one?", "No,"),
+    ("Lima", "You don't live in Europe, do you?", "Yes,"), ("Tokyo", "Do people live to a great age?", "People live"),
 ]
 
 
@@ -531,12 +565,16 @@ ASIDE = ["I know it isn't {}.", "It's not {}, right?", "Can we rule out {}?", "A
          "Unlike {}, does it have a coast?", "Do they speak the same language as in {}?", "Is it the {} of the east?",
          "If it is noon in {}, what time is it there?", "Does the train from {} go there?",
          "It can't be {}, so is it inland?", "is it not {}", "is it no {}", "Is {} the capital of its country?",
+         "Do kids there wear {} Bulls caps?", "Would I see a man with a fat {} between his lips?",
+         "Did the {} Symphony play there?", "My aunt lives in {}, is yours warmer?", "At noon in {}, is it dark there?",
+         "Does the old film {} ever run?", "Is your mayor a friend of the mayor of {}?",
          "Would a tourist confuse it with {}?", "is it bigger then {}", "Is it day there when it is night in {}?"]
 OUTRIGHT = ["I think it's {}.", "My final guess: {}", "It's {}, isn't it?", "Are we talking about {}?",
     "I'd like to guess: {}.",
             "Would I be right in saying that this is {}?", "does the city happen to be called {}",
             "Oh I know, it's {}!!",
             "I feel like it is {}", "So the answer is {}?", "It must be {}, no doubt",
+            "Is it the city of {}?", "Do you live in {}?", "Everything points to {}!", "{}, haha",
             "Based on your answers, I believe it is {}."]
 
 
