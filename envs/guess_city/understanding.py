@@ -17,7 +17,6 @@ from envs.guess_city.tables import City, cities, countries, other_cities, partic
 MAX_CHARS = 400  # of a question: what comes after them is not read
 JOINED = re.compile(r"\b(pacific|atlantic|indian|arctic|arabian|black|red|yellow|pearl|java|north|dead|caspian) "
                     r"(ocean|sea|river)\b")  # `yellow river` is not any river, nor `Indian Ocean` in India
-SOUNDS = str.maketrans("eiouykszq", "aaaaacccc")
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,8 @@ def mend(word: str) -> str:
         return word
     most = 1 if len(word) < 9 else 2
     near = process.extract(word, spelling(), scorer=OSA.distance, score_cutoff=most, limit=5)
-    near = [found for found in near if len(found[0]) > 3 and is_slip(word, found[0])]
+    near = [found for found in near if len(found[0]) > 3]
     return near[0][0] if len(near) == 1 or len(near) == 2 and near[0][1] < near[1][1] else word
-
-
-def is_slip(word: str, right: str) -> bool:
-    """Whether fingers or ears go wrong that way: letters lost, doubled, swapped, or of a like sound."""
-    return (len(word) != len(right) or len(word) > 8 or sorted(word) == sorted(right)
-            or word.translate(SOUNDS) == right.translate(SOUNDS))
 
 
 # --- Names ---
