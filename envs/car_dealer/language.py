@@ -12,89 +12,69 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-WORDS_FILE, LINES_FILE = (Path(__file__).with_name(f"{name}.txt") for name in ("words", "lines"))
-FILES = tuple(sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".txt")))  # the task's
+FOLDER = Path(__file__).parent
+FILES = tuple(sorted(path for path in FOLDER.iterdir() if path.suffix in (".py", ".txt")))  # the task's
 HEARD = 1000  # characters of a line
 
-# The words that end the dialogue, of scripted buyers and of language models.
-ACCEPT = re.compile(r"\b(?:i accept|i(?:'ll| will) take it|it(?:'s| is) a deal|(?:you have|you've got|we have) a deal"
-                    r")\b")
-REJECT = re.compile(r"\b(?:goodbye|no deal|i(?:'m| am) leaving)\b")
-OUTPUT = re.compile(r"\boutput: decision=(accept|reject) msrp=\$[1-9]")  # the original's buyer
-UNLESS = re.compile(r"\b(?:if|unless|would|could|not|never)\b|n't\b|\?")  # no acceptance in such a sentence
 
-
-def read_words() -> dict[str, list[tuple[str, str, str]]]:
-    """{kind: [(name, how it is said, its regular expression), …]}."""
-    rows: dict[str, list[tuple[str, str, str]]] = {}
-    for row in WORDS_FILE.read_text(encoding="utf-8").splitlines():
-        if row and not row.startswith("#"):
-            kind, name, said, pattern = (field.strip() for field in row.split(" | ", 3))
-            rows.setdefault(kind, []).append((name, said, pattern))
-    return rows
-
-
-def read_lines() -> dict[str, list[str]]:
-    """{`who key`: lines}."""
-    lines: dict[str, list[str]] = {}
-    for row in LINES_FILE.read_text(encoding="utf-8").splitlines():
+def read_table(name: str) -> dict[str, list[str]]:
+    """{section: rows} of a table; an indented line continues the row above it."""
+    text = re.sub("\n +", "", (FOLDER / name).read_text(encoding="utf-8"))
+    table: dict[str, list[str]] = {}
+    for row in text.splitlines():
         if row.startswith("["):
-            lines[key := row[1:-1]] = []
+            table[section := row[1:-1]] = []
         elif row and not row.startswith("#"):
-            lines[key].append(row)
-    return lines
+            table[section].append(row)
+    return table
 
 
-ROWS, LINES = read_words(), read_lines()
-WORDS = {kind: {name: (said, pattern) for name, said, pattern in rows} for kind, rows in ROWS.items()}
-SAID = {name: said for kind in ("brand", "type", "feature") for name, (said, _) in WORDS[kind].items()}
-NAMES = list(SAID)
-BRANDS, TYPES, FEATURES = (list(WORDS[kind]) for kind in ("brand", "type", "feature"))
+def patterns(section: str, start: str = "") -> list[tuple[str, re.Pattern]]:
+    """(name, pattern) of each row of words.txt in a section; what it finds begins with `start`."""
+    rows = [row.split(" | ", 1) for row in WORDS[section]]
+    return [(name, re.compile(f"{start}(?:{with_parts(pattern)})", re.ASCII)) for name, pattern in rows]
+
+
+def with_parts(pattern: str) -> str:
+    """The pattern with the parts that it names in braces."""
+    return re.sub(r"\{([a-z]+)\}", lambda match: f"(?:{PARTS[match[1]]})", pattern)
+
+
+LINES, WORDS = read_table("lines.txt"), read_table("words.txt")
+CARS = {kind: [row.split(" | ", 2) for row in WORDS[kind]] for kind in ("brand", "type", "feature")}
+BRANDS, TYPES, FEATURES = ([name for name, _, _ in rows] for rows in CARS.values())
 BODIES = {"sedan", "convertible", "truck", "SUV"}  # a car is one of them, and may be luxury or electric besides
-NAMED = [pattern for kind in ("brand", "type", "feature") for _, pattern in WORDS[kind].values()]
-MENTION = re.compile(r"\b(?:" + "|".join(f"(?P<n{i}>{pattern})" for i, pattern in enumerate(NAMED)) + r")(?!\w)")
-BRAND = re.compile(r"\b(?:" + "|".join(pattern for _, pattern in WORDS["brand"].values()) + ")")
-THE_CAR = rf"(?:the|a|an|this|that|our|my) (?:\w+ )?{BRAND.pattern}"
-THERE_IS = r"(?:there(?:'s| is)|(?:i|we)(?:'ve got| have| also have)) "
-OTHER_CAR = re.compile(rf",? (?:and|but|while|whereas|or) (?:for |{THERE_IS})?(?={THE_CAR}|(?:one )?{BRAND.pattern})"
-                       rf"|, (?:{THERE_IS})?(?={THE_CAR})|,? (?:and |but )?(?=\$?\d[\w,.]*(?: \w+)? for {THE_CAR})")
-INTENTS = {name: re.compile(rf"\b(?:{pattern})" if pattern[0] != "^" else pattern)
-           for name, (_, pattern) in WORDS["intent"].items()}
+SAID = {name: said for rows in CARS.values() for name, said, _ in rows}
+NAMES = list(SAID)
+MENTION = re.compile(r"\b(?:" + "|".join(f"({row[2]})" for rows in CARS.values() for row in rows) + r")(?!\w)")
+
+PARTS = {"brand": "|".join(pattern for _, _, pattern in CARS["brand"])}
+for row in WORDS["part"]:
+    part, pattern = row.split(" | ", 1)
+    PARTS[part] = with_parts(pattern)
+CONTEXT, INTENTS = dict(patterns("context")), patterns("intent", r"\b")
+REWRITES = {kind: patterns(kind) for kind in ("spelling", "rewrite", "rewrite numbers")}
+ROLES_IN_SENTENCE, ROLES_IN_CLAUSE = patterns("price in sentence"), patterns("price in clause")
 OTHER_INTENTS = ("same price", "withdrawn", "retracted", "other version", "with more")
-CONTEXT = {name: re.compile(pattern, re.ASCII) for name, (_, pattern) in WORDS["context"].items()}
-REWRITES = {kind: [(re.compile(pattern, re.ASCII), instead) for instead, _, pattern in ROWS[kind]]
-            for kind in ("spelling", "rewrite")}
-ANY_OF = {kind: re.compile(edge + "(?:" + "|".join(pattern.pattern for pattern, _ in REWRITES[kind]) + ")", re.ASCII)
-          for kind, edge in (("spelling", r"\b"), ("rewrite", ""))}
-PRICES = [(role, where, re.compile(pattern, re.ASCII)) for role, where, pattern in ROWS["price"]]
-FILLERS, TYPOS, NO_TYPOS = ({*pattern.split()} for _, _, pattern in ROWS["filler"] + ROWS["typo"])
+TYPOS, NO_TYPOS = (set(" ".join(WORDS[kind]).split()) for kind in ("typo", "no typo"))
 SLIP = 0.82  # how similar a word has to be to one that is meant
+
 NUMBERS = {word: value for value, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen".split())} | {word: 10 * tens for tens, word in enumerate(
         "twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
+SHORT_SCALES = {"k": 1000, "grand": 1000, "mil": 1_000_000, "m": 1_000_000}
 NUMBER = "(?:" + "|".join([*sorted(NUMBERS, key=len, reverse=True), *SCALES]) + ")"
 IN_WORDS = re.compile(rf"(?<!\d )\b{NUMBER}(?:[ -](?:and )?{NUMBER})*\b")
-NUMERIC = re.compile(rf"\d|\b(?:{NUMBER}|half|third|quarter|fifth|tenth|grand|free|gift)\b"
-                     rf"|{CONTEXT['correction'].pattern}")
-AND_HUNDREDS = re.compile(r"\b(\d+) (?:thousand|grand|k) (?:and )?(\d{3}|\d hundred)\b(?! ?(?:off|less))", re.ASCII)
-AND_A_HALF = re.compile(r"(\d) and a half (?:1000|grand|k)\b|\b([1-9]\d) and a half(?=\W*$)", re.ASCII)
 AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
     r"(?:(?<![\w.,/:#'-])(-|minus |negative )?|(?=\$))(us\$|\$|usd)? ?"
     r"(\d{1,3}(?:[,.']\d{3})+(?!\d)(?:\.\d\d?(?!\d))?|\d+(?:\.\d+)?)"
     r"(?: ?-?(k|grand|thousand|million|mil|m|hundred)(?!\w))?(?!\w)"
     r"(?: ?(%|percent\b|per cent\b|dollars?\b|bucks\b|usd\b|\$))?", re.ASCII)
-SCALE = {"k": 1000, "grand": 1000, "thousand": 1000, "million": 10**6, "mil": 10**6, "m": 10**6, "hundred": 100}
 MOST_AMOUNTS = 20  # heard of a sentence
-FREE = re.compile(  # the car, not what comes with it
-    r"(?:\b(?:it|yours|this|(?:this|that) one|car|vehicle)|@)(?: is)?(?: yours| away| to you)? "
-    r"(?:for free|free of charge|as a gift)\b|\b(?:(?:it|car|this one) is free|it's free)\b")
-DOLLARS = ("dollars", "dollar", "bucks", "usd", "$")
 RANGED = ("ask", "maybe", "list")
 RANGE = re.compile(r" ?(?:to|and|or|-) ?")
-# An answer to one's own question belongs to it: `$30,000? You must be joking.`, `A sunroof? Not on this one.`
-SENTENCE = re.compile(rf"(?<=[.!;]) |(?<=\?) (?!(?<=\d\? ){CONTEXT['echo'].pattern}|{CONTEXT['not here'].pattern})")
 
 # --- Understanding ---
 
@@ -124,11 +104,8 @@ def digits(match: re.Match) -> str:
     if words == ["one"]:
         return match[0]  # a car, as a rule
     value = number_of(words)
-    for cut in range(1, len(words)) if value is None else ():
-        thousands, rest = number_of(words[:cut]), number_of(words[cut:])
-        hundreds = spoken_hundreds(words[cut:], rest)
-        if thousands and 11 <= thousands < 100 and hundreds:
-            value = 1000 * thousands + hundreds
+    if value is None:
+        value = spoken_price([word for word in words if word != "hundred"])
     return match[0] if value is None else str(value)
 
 
@@ -148,36 +125,36 @@ def number_of(words: list[str]) -> int | None:
     return total + current
 
 
-def spoken_hundreds(words: list[str], value: int | None) -> int | None:
-    """What `five`, `five hundred` or `nine ninety-five` adds to thousands that were named before."""
-    if value is not None:
-        return 100 * value if value < 10 else value if 100 <= value < 1000 and value % 100 == 0 else None
-    first, rest = number_of(words[:1]), number_of(words[1:])
-    return 100 * first + rest if first and rest and first < 10 <= rest < 100 else None
+def spoken_price(words: list[str]) -> int | None:
+    """42500 for `forty-two five`, 42995 for `forty-two nine ninety-five`."""
+    for cut in reversed(range(1, len(words))):
+        thousands = number_of(words[:cut])
+        hundreds = number_of([words[cut], "hundred", *words[cut + 1 :]])
+        if thousands and hundreds and 11 <= thousands < 100 <= hundreds < 1000:
+            return 1000 * thousands + hundreds
+    return None
 
 
 class Amount(NamedTuple):
-    """An amount of a sentence: where it stands, its value, how it is written, and what it is about."""
+    """An amount of a sentence: where it stands, its value, and what it is about."""
 
     start: int
     end: int
     value: float
-    percent: bool
-    role: str  # see the rows `price` of words.txt
+    role: str  # the name of a row `price in …` of words.txt
 
 
 def rewrite(text: str, kind: str) -> str:
-    """The text as the rows `spelling` or `rewrite` of words.txt have it."""
-    if ANY_OF[kind].search(text):
-        for pattern, instead in REWRITES[kind]:
-            text = pattern.sub(instead, text)
+    """The text as the rows of a section of words.txt have it."""
+    for instead, pattern in REWRITES[kind]:
+        text = pattern.sub(instead, text)
     return text
 
 
 @lru_cache(maxsize=32_768)
 def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
     """(prices, amounts) of a masked sentence, as in `Line`."""
-    text = with_digits(masked)
+    text = rewrite(IN_WORDS.sub(digits, rewrite(masked, "rewrite")), "rewrite numbers")
     found = find_amounts(text)
     prices, money_amounts = [], []
     corrections = [match.start() for match in CONTEXT["correction"].finditer(text)]
@@ -186,12 +163,12 @@ def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
         if corrections and corrections[0] < amount.start:
             prices.append(("correct", 0.0))
             corrections = [place for place in corrections if place > amount.start]
-        if not amount.percent and role not in ("none unit", "none each", "none currency"):
+        if not role.endswith("%") and role not in ("none unit", "none each", "none currency"):
             money_amounts.append(int(abs(amount.value)))
         if role in RANGED and number and is_range(found[number - 1], amount, text):
             prices = prices if found[number - 1].role == "none limit" else prices[:-1]  # a range is no price
         elif not role.startswith("none"):
-            prices.append((role + "%" * amount.percent, amount.value))
+            prices.append((role, amount.value))
     return prices + [("correct", 0.0)] * bool(corrections), money_amounts
 
 
@@ -199,13 +176,6 @@ def is_range(first: Amount, second: Amount, text: str) -> bool:
     """Whether `from $20,000 to $25,000` is said, or the like."""
     between = RANGE.fullmatch(text[first.end : second.start])
     return bool(between) and first.role in (*RANGED, "none limit") and first.value <= second.value
-
-
-def with_digits(masked: str) -> str:
-    """The masked sentence with what is a number as digits."""
-    text = rewrite(FREE.sub("it for $0", masked), "rewrite")
-    text = AND_A_HALF.sub(r"\1\2.5k", IN_WORDS.sub(digits, text))
-    return AND_HUNDREDS.sub(lambda match: match[1] + match[2].replace(" hundred", "00"), text)
 
 
 def find_amounts(text: str) -> list[Amount]:
@@ -218,23 +188,23 @@ def find_amounts(text: str) -> list[Amount]:
 
 def read_amount(match: re.Match, sentence: str, clause: str, foreign: bool) -> Amount | None:
     """The amount that a match of AMOUNT is; None if it is a number of something else."""
-    sign, money, number, scale, unit = match.groups()
-    percent = bool(unit) and unit[0] in "%p"
-    value, role = value_of(number, scale), role_of(sentence, clause, percent)
-    if percent:
-        share = 1 - value / 100 if role == "of" else value / 100
-        role = {"of": "off", "off": "off", "more": "more"}.get(role, "none") if value < 100 else "none"
-        return Amount(match.start(), match.end(), share, True, role)
-    if foreign and not money and unit not in DOLLARS:
+    sign, dollars, number, scale, unit = match.groups()
+    is_percent = bool(unit) and unit[0] in "%p"
+    is_money = bool(dollars or unit or scale)
+    value, role = value_of(number, scale), role_of(sentence, clause)
+    if is_percent:
+        role = role if role in ("of", "off", "more") and value < 100 else "none"
+        return Amount(match.start(), match.end(), value / 100, role + "%")
+    if foreign and not dollars and not unit:
         role = "none currency"
     elif sign == "minus " and not role.startswith("none"):
         role = "off"
-    if not (money or unit or scale) and 10 <= value <= 150 and CONTEXT["shorthand"].search(clause):
+    if not is_money and 10 <= value <= 150 and CONTEXT["shorthand"].search(clause):
         value *= 1000
-    elif scale == "m" and not money or not (money or unit or scale) and not is_likely(number, value, role):
+    elif scale == "m" and not dollars or not is_money and not is_likely(number, value, role):
         return None
     value = -value if sign and role in RANGED else value
-    return Amount(match.start(), match.end(), value, False, "none" if role == "of" else role)
+    return Amount(match.start(), match.end(), value, "none" if role == "of" else role)
 
 
 def is_likely(number: str, value: float, role: str) -> bool:
@@ -247,9 +217,8 @@ def is_likely(number: str, value: float, role: str) -> bool:
 
 def value_of(number: str, scale: str | None) -> float:
     """The value of a number in digits, with points or commas between its thousands."""
-    group = re.fullmatch(r"(\d{1,3}(?:[,.']\d{3})+)(\.\d+)?", number)
-    number = re.sub("[,.']", "", group[1]) + (group[2] or "") if group else number
-    return min(1e9, float(number) * SCALE.get(scale, 1))
+    number = re.sub(r"[,.'](?=\d{3}(?!\d))", "", number)
+    return min(1e9, float(number) * (SCALES | SHORT_SCALES).get(scale, 1))
 
 
 def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, str]:
@@ -267,14 +236,12 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
     return sentence, CONTEXT["included"].sub("", clause)
 
 
-def role_of(sentence: str, clause: str, percent: bool) -> str:
+def role_of(sentence: str, clause: str) -> str:
     """What an amount is about: the first of the rows that fits."""
-    bare = not percent and not {*re.findall(r"[a-z']+", clause)} - FILLERS and not re.search(r"\bnot?\b", clause)
-    for role, where, pattern in PRICES:
-        if role == "bare" and not bare:
-            continue
-        if pattern.search(sentence if where == "sentence" else clause):
-            return "ask" if role.startswith(("ask", "bare")) else role
+    for text, rows in ((sentence, ROLES_IN_SENTENCE), (clause, ROLES_IN_CLAUSE)):
+        for role, pattern in rows:
+            if pattern.search(text):
+                return "ask" if role.startswith("ask") else role
     return "none"
 
 
@@ -286,7 +253,7 @@ def understand_sentence(sentence: str) -> Line:
     if CONTEXT["claim"].search(masked):
         return Line(num_words)
     asks = bool(CONTEXT["asks"].search(masked))
-    prices, amounts = amounts_in(masked) if NUMERIC.search(masked) else ([], [])
+    prices, amounts = amounts_in(masked)
     asked = any(role != "correct" for role, _ in prices)
     intents = intents_of(masked, asks, asked)
     if "?budget" in intents and asked:
@@ -308,7 +275,7 @@ def understand_sentence(sentence: str) -> Line:
 @lru_cache(maxsize=32_768)
 def intents_of(masked: str, asks: bool, asked: bool) -> frozenset[str]:
     """What a masked sentence does that `asks` something, or has `asked` a price."""
-    intents = {name for name, pattern in INTENTS.items() if (asks or name[0] != "?") and pattern.search(masked)}
+    intents = {name for name, pattern in INTENTS if (asks or name[0] != "?") and pattern.search(masked)}
     kinds = intents & {"?brand", "?type", "?features"}
     if len(kinds) > 1 or intents & {"?needs", "?features"} and CONTEXT["everything"].search(masked):
         intents = intents - {"?brand", "?type"} | {"?needs", "?features"}
@@ -348,15 +315,13 @@ def names_in(masked: str, mentions: list[tuple[str, int]]) -> dict[str, set[str]
 def mask(sentence: str) -> tuple[str, list[tuple[str, int]]]:
     """(the sentence with @ for a brand or type and & for a feature, where in it each name ends)."""
     sentence = re.sub("[#~@&]", " ", sentence)
-    pieces, mentions, end, place = [], [], 0, 0
+    masked, mentions, end = "", [], 0
     for match in MENTION.finditer(sentence):
-        name = NAMES[int(match.lastgroup[1:])]
-        place += match.start() - end + 1
-        pieces += [sentence[end : match.start()], "&" if name in FEATURES else "@"]
-        both = {name, "heated seats", "leather seats"} if "heated" in match[0] and "leather" in match[0] else {name}
-        mentions += [(name, place) for name in both]
+        name = NAMES[match.lastindex - 1]
+        masked += sentence[end : match.start()] + ("&" if name in FEATURES else "@")
+        mentions.append((name, len(masked)))
         end = match.end()
-    return "".join(pieces) + sentence[end:], mentions
+    return masked + sentence[end:], mentions
 
 
 @lru_cache(maxsize=32_768)
@@ -387,7 +352,7 @@ def clause_around(text: str, place: int) -> tuple[int, int]:
 @lru_cache(maxsize=8192)
 def respell(word: str) -> str:
     """The word of a car that is meant by one that is nearly the same."""
-    if len(word) < 5 or word in TYPOS or word in NO_TYPOS:
+    if word in TYPOS or word in NO_TYPOS:
         return word
     near = get_close_matches(word, TYPOS, 1, SLIP)
     return near[0] if near and near[0][0] == word[0] and not word.startswith(near[0]) else word
@@ -399,18 +364,13 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def sentences_of(text: str) -> list[str]:
-    """Of a plain text."""
-    return SENTENCE.split(text)
-
-
 @lru_cache(maxsize=32_768)
 def understand(text: str) -> Line:
     """What a line says."""
-    text = plain(text)
-    text = rewrite(text, "spelling")
+    text = rewrite(plain(text), "spelling")
     text = re.sub(r"[a-z]{5,}", lambda match: respell(match[0]), text)
-    lines = [understand_sentence(part) for sentence in sentences_of(text) for part in parts_of(sentence)]
+    parts = [part for sentence in CONTEXT["sentence"].split(text) for part in parts_of(sentence)]
+    lines = [understand_sentence(part) for part in parts]
     for number, line in enumerate(lines):
         if "retracted" in line.intents and not line.denied:  # `It doesn't have those.`, of the sentence before
             before = lines[number - 1] if number else Line()
@@ -425,11 +385,9 @@ def understand(text: str) -> Line:
 
 def parts_of(sentence: str) -> list[str]:
     """A sentence, or its parts where each has a car and a price: `the Audi is $20,000 and the BMW $30,000`."""
-    if len(BRAND.findall(sentence)) < 2:
-        return [sentence]
-    parts = OTHER_CAR.split(sentence)
-    priced = all(re.search(r"\d", part) and BRAND.search(part) for part in parts)
-    return parts if parts[1:] and priced and not CONTEXT["asks"].search(sentence) else [sentence]
+    parts = CONTEXT["next car"].split(sentence)
+    priced = all(re.search(r"\d", part) and CONTEXT["brand"].search(part) for part in parts)
+    return parts if priced and not CONTEXT["asks"].search(sentence) else [sentence]
 
 
 def is_another(line: Line, other: Line) -> bool:
@@ -444,23 +402,21 @@ def is_another(line: Line, other: Line) -> bool:
 
 
 def joined(lines: list[Line]) -> Line:
-    """What several lines say."""
-    if len(lines) == 1:
-        return lines[0]
-    return Line(sum(line.num_words for line in lines), *(sum((line[i] for line in lines), ()) for i in (1, 2)),
-                *(frozenset().union(*(line[i] for line in lines)) for i in range(3, 8)))
+    """What several lines say together."""
+    num_words, prices, amounts, *sets, _ = zip(*lines, strict=True)
+    return Line(sum(num_words), sum(prices, ()), sum(amounts, ()), *(frozenset().union(*names) for names in sets))
 
 
 @lru_cache(maxsize=32_768)
 def verdict(text: str) -> str:
     """`sale` where the buyer's line accepts, `leave` where it ends the dialogue, else nothing."""
     text = plain(text)
-    if output := OUTPUT.search(text):
+    if output := CONTEXT["output"].search(text):
         return "sale" if output[1] == "accept" else "leave"
-    for sentence in sentences_of(text):
-        if REJECT.search(sentence):
+    for sentence in CONTEXT["sentence"].split(text):
+        if CONTEXT["reject"].search(sentence):
             return "leave"
-        if ACCEPT.search(sentence) and not UNLESS.search(sentence):
+        if CONTEXT["accept"].search(sentence) and not CONTEXT["unless"].search(sentence):
             return "sale"
     return ""
 
