@@ -22,22 +22,21 @@ from hypothesis import strategies as st
 
 import envs
 from envs import Trajectory, make, play
-from envs.car_dealer import (
-    BUDGETS,
-    CONSTANTS,
-    MAX_TURNS,
-    PERSONAS,
-    Buyer,
-    CarDealer,
-    Offer,
-    accepts,
+from envs.car_dealer import CONSTANTS, MAX_TURNS, CarDealer
+from envs.car_dealer.buyer import BUDGETS, PERSONAS
+from envs.car_dealer.deal import Buyer, Offer, Told, accepts, fraction, hear, utility, worth
+from envs.car_dealer.language import (
+    BRANDS,
+    FEATURES,
+    LINES,
+    SAID,
+    TYPES,
     as_heard,
-    hear,
-    utility,
-    worth,
+    enumerate_names,
+    money,
+    understand,
+    verdict,
 )
-from envs.car_dealer.deal import Told, fraction
-from envs.car_dealer.language import BRANDS, FEATURES, LINES, SAID, TYPES, enumerate_names, money, understand, verdict
 from envs.car_dealer.sellers import offer_line, told
 from envs.data import load_dataset
 

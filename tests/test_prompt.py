@@ -26,9 +26,9 @@ import envs.simulators
 from algos import prompt_guess_city as script
 from algos.prompt_guess_city import Answer, Args, Ledger, chat, choose_seeds, read_action, shorten
 from envs import MODULES, SEEDS, EnvId, make, maze, run, statistics, text_nav
-from envs.car_dealer import FEATURES, MAX_PRICE, MAX_TURNS, Offer, hear, is_full
-from envs.car_dealer.language import BRANDS, TYPES, understand, verdict
-from envs.car_dealer.sellers import MIN_PRICE
+from envs.car_dealer import MAX_TURNS
+from envs.car_dealer.deal import MAX_PRICE, MIN_PRICE, Offer, hear, is_full
+from envs.car_dealer.language import BRANDS, FEATURES, TYPES, understand, verdict
 from envs.data import read_file
 from envs.guess_city.tables import cities
 from envs.guess_city.understanding import understand as understand_city

@@ -45,20 +45,8 @@ from typing import Any
 
 from envs import SEEDS, Env, Player, Step, Trajectory, draw_seed, make_other_side
 from envs.car_dealer import bounds
-from envs.car_dealer.buyer import BUDGETS, PATIENCE, PERSONAS, QUESTIONS, draw_buyer, reply, slots_of
-from envs.car_dealer.deal import (
-    MAX_PRICE,
-    MIN_PRICE,
-    REFERRING,
-    Buyer,
-    Offer,
-    accepts,
-    fraction,
-    hear,
-    is_full,
-    utility,
-    worth,
-)
+from envs.car_dealer.buyer import PATIENCE, QUESTIONS, draw_buyer, reply, slots_of
+from envs.car_dealer.deal import REFERRING, Offer, fraction, hear
 from envs.car_dealer.language import (
     BRANDS,
     FEATURES,
@@ -76,9 +64,6 @@ from envs.car_dealer.language import (
 )
 from envs.car_dealer.sellers import SELLERS, best_player, data_player, good_player, player_of, random_player, told
 from envs.data import flag
-
-__all__ = ["BRANDS", "BUDGETS", "CONSTANTS", "ENV", "FEATURES", "MAX_PRICE", "MAX_TURNS", "MIN_PRICE", "PERSONAS",
-           "TYPES", "Buyer", "CarDealer", "Offer", "accepts", "as_heard", "hear", "is_full", "utility", "worth"]
 
 ALL_QUESTIONS = frozenset(QUESTIONS)
 FIRST_OBS = "Start\n"

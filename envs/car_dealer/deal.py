@@ -59,10 +59,8 @@ def hear(offer: Offer, line: Line, told: Told | None = None) -> Offer:
     """The offer after a line of the seller: of several cars, the one that is most like what the buyer has `told`."""
     if not (line.prices or line.offered or line.denied or line.intents & REFERRING):
         return offer._replace(joke="") if offer.joke else offer
-    if not line.cars:
-        return hear_car(offer, line, told or Told())
     offers = []
-    for car in line.cars:
+    for car in line.cars or [line]:
         offer = hear_car(offer, car, told or Told())
         offers.append(offer)
     if told:
@@ -87,7 +85,7 @@ def hear_car(offer: Offer, line: Line, told: Told) -> Offer:
         list_price = max(offer.list_price, asked.list_price or price, price)
     dearer = is_full(offer) and bool(car.features - before.features)  # more of a car may cost more
     lowest = 0 if "withdrawn" in line.intents or before is offer and dearer else before.lowest
-    lowest = min([price, lowest or price, *(() if asked.joke else asked.all)]) if price else before.lowest
+    lowest = min([price, lowest or price, *asked.all]) if price else before.lowest
     others = offer.others
     if before is not offer:
         others = (*(other for other in others if other is not known), offer._replace(others=(), joke=""))
@@ -107,8 +105,7 @@ def describe(offer: Offer, line: Line, told: Told) -> Offer:
     brand = named[0] if len(named) == 1 else offer.brand
     types = types if len(types & BODIES) <= 1 else frozenset()  # all kinds of cars are none
     if is_same_car(offer, Offer(brand, types)):
-        other_body = types & BODIES and types & BODIES != offer.types & BODIES
-        types = types | (offer.types - BODIES if other_body else offer.types)
+        types |= offer.types
         features |= frozenset() if "other version" in line.intents and line.prices else offer.features
     return Offer(brand, types or offer.types, features - line.denied)
 

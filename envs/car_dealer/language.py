@@ -68,12 +68,14 @@ SHORT_SCALES = {"k": 1000, "grand": 1000, "mil": 1_000_000, "m": 1_000_000}
 NUMBER = "(?:" + "|".join([*sorted(NUMBERS, key=len, reverse=True), *SCALES]) + ")"
 IN_WORDS = re.compile(rf"(?<!\d )\b{NUMBER}(?:[ -](?:and )?{NUMBER})*\b")
 AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
-    r"(?:(?<![\w.,/:#'-])(-|minus |negative )?|(?=\$))(us\$|\$|usd)? ?"
+    r"(?:(?<![\w.,/:#'-])(-|negative )?|(?=\$))(us\$|\$|usd)? ?"
     r"(\d{1,3}(?:[,.']\d{3})+(?!\d)(?:\.\d\d?(?!\d))?|\d+(?:\.\d+)?)"
     r"(?: ?-?(k|grand|thousand|million|mil|m|hundred)(?!\w))?(?!\w)"
     r"(?: ?(%|percent\b|per cent\b|dollars?\b|bucks\b|usd\b|\$))?", re.ASCII)
 MOST_AMOUNTS = 20  # heard of a sentence
-RANGED = ("ask", "maybe", "list")
+RANGED = ("ask", "maybe", "list")  # the roles of what may be one end of a range
+NO_MONEY = ("none unit", "none each", "none currency")
+CORRECTED = ("correct", 0.0)  # among the prices of a line: takes back those before it
 RANGE = re.compile(r" ?(?:to|and|or|-) ?")
 
 # --- Understanding ---
@@ -155,38 +157,31 @@ def rewrite(text: str, kind: str) -> str:
 def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
     """(prices, amounts) of a masked sentence, as in `Line`."""
     text = rewrite(IN_WORDS.sub(digits, rewrite(masked, "rewrite")), "rewrite numbers")
-    found = find_amounts(text)
-    prices, money_amounts = [], []
-    corrections = [match.start() for match in CONTEXT["correction"].finditer(text)]
-    for number, amount in enumerate(found):
-        role = amount.role
-        if corrections and corrections[0] < amount.start:
-            prices.append(("correct", 0.0))
-            corrections = [place for place in corrections if place > amount.start]
-        if not role.endswith("%") and role not in ("none unit", "none each", "none currency"):
+    prices, money_amounts, last = [], [], Amount(0, 0, 0.0, "none")
+    matches = list(islice(AMOUNT.finditer(text), MOST_AMOUNTS))
+    for amount in filter(None, [read_amount(match, *around(text, match, matches)) for match in matches]):
+        if CONTEXT["correction"].search(text, last.end, amount.start):
+            prices.append(CORRECTED)
+        if not amount.role.endswith("%") and amount.role not in NO_MONEY:
             money_amounts.append(int(abs(amount.value)))
-        if role in RANGED and number and is_range(found[number - 1], amount, text):
-            prices = prices if found[number - 1].role == "none limit" else prices[:-1]  # a range is no price
-        elif not role.startswith("none"):
-            prices.append((role, amount.value))
-    return prices + [("correct", 0.0)] * bool(corrections), money_amounts
+        if is_range(last, amount, text):
+            prices = prices if last.role == "none limit" else prices[:-1]  # a range is no price
+        elif not amount.role.startswith("none"):
+            prices.append((amount.role, amount.value))
+        last = amount
+    if CONTEXT["correction"].search(text, last.end):
+        prices.append(CORRECTED)
+    return prices, money_amounts
 
 
 def is_range(first: Amount, second: Amount, text: str) -> bool:
     """Whether `from $20,000 to $25,000` is said, or the like."""
-    between = RANGE.fullmatch(text[first.end : second.start])
-    return bool(between) and first.role in (*RANGED, "none limit") and first.value <= second.value
+    if first.role not in (*RANGED, "none limit") or second.role not in RANGED:
+        return False
+    return first.value <= second.value and bool(RANGE.fullmatch(text[first.end : second.start]))
 
 
-def find_amounts(text: str) -> list[Amount]:
-    """The amounts that are of money or percent, with their roles."""
-    matches = list(islice(AMOUNT.finditer(text), MOST_AMOUNTS))
-    foreign = bool(CONTEXT["foreign"].search(text))
-    found = [read_amount(match, *around(text, match, matches), foreign) for match in matches]
-    return [amount for amount in found if amount]
-
-
-def read_amount(match: re.Match, sentence: str, clause: str, foreign: bool) -> Amount | None:
+def read_amount(match: re.Match, sentence: str, clause: str) -> Amount | None:
     """The amount that a match of AMOUNT is; None if it is a number of something else."""
     sign, dollars, number, scale, unit = match.groups()
     is_percent = bool(unit) and unit[0] in "%p"
@@ -195,13 +190,9 @@ def read_amount(match: re.Match, sentence: str, clause: str, foreign: bool) -> A
     if is_percent:
         role = role if role in ("of", "off", "more") and value < 100 else "none"
         return Amount(match.start(), match.end(), value / 100, role + "%")
-    if foreign and not dollars and not unit:
-        role = "none currency"
-    elif sign == "minus " and not role.startswith("none"):
-        role = "off"
     if not is_money and 10 <= value <= 150 and CONTEXT["shorthand"].search(clause):
         value *= 1000
-    elif scale == "m" and not dollars or not is_money and not is_likely(number, value, role):
+    elif not is_money and not is_likely(number, value, role):
         return None
     value = -value if sign and role in RANGED else value
     return Amount(match.start(), match.end(), value, "none" if role == "of" else role)
@@ -212,7 +203,7 @@ def is_likely(number: str, value: float, role: str) -> bool:
     if role in ("off", "more"):
         return value >= 50
     year = 1900 <= value < 2100 and number.isdigit()
-    return value >= 1000 and value == int(value) and not year
+    return value >= 1000 and not year
 
 
 def value_of(number: str, scale: str | None) -> float:
@@ -228,11 +219,10 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
         pieces += [text[end : other.start()], "#" if other is match else "~"]
         end = other.end()
     sentence = "".join(pieces) + text[end:]
-    text = CONTEXT["equipped"].sub("", sentence)
-    begin, end = clause_around(text, text.index("#"))
-    clause = text[begin:end]
-    if text[begin - 1 : begin] == "," and CONTEXT["verb"].match(clause):
-        clause = text[: CONTEXT["separator"].search(text).start()] + clause  # its subject stands before
+    begin, end = clause_around(sentence, sentence.index("#"))
+    clause = sentence[begin:end]
+    if sentence[begin - 1 : begin] == "," and CONTEXT["verb"].match(clause):
+        clause = sentence[: CONTEXT["separator"].search(sentence).start()] + clause  # its subject stands before
     return sentence, CONTEXT["included"].sub("", clause)
 
 
@@ -276,10 +266,7 @@ def understand_sentence(sentence: str) -> Line:
 def intents_of(masked: str, asks: bool, asked: bool) -> frozenset[str]:
     """What a masked sentence does that `asks` something, or has `asked` a price."""
     intents = {name for name, pattern in INTENTS if (asks or name[0] != "?") and pattern.search(masked)}
-    kinds = intents & {"?brand", "?type", "?features"}
-    if len(kinds) > 1 or intents & {"?needs", "?features"} and CONTEXT["everything"].search(masked):
-        intents = intents - {"?brand", "?type"} | {"?needs", "?features"}
-    elif intents & {"?brand", "?features", "?budget"}:
+    if intents & {"?brand", "?features", "?budget"}:
         intents -= {"?needs"}  # a question for one thing only
     elif "?needs" in intents:
         intents -= {"?type"}
@@ -332,7 +319,7 @@ def how_named(masked: str, place: int) -> str:
     denied = CONTEXT["denied"].search(before)
     if denied and not CONTEXT["resets"].match(denied[0]) or CONTEXT["denied after"].match(masked, place):
         return "denied"
-    aside = CONTEXT["aside"].search(clause) or CONTEXT["option"].match(masked)
+    aside = CONTEXT["aside"].search(clause)
     if masked[place - 1] == "@":
         return "mentioned" if aside else "offered"
     shown = CONTEXT["has"].search(before) or CONTEXT["there"].match(masked, place)
