@@ -120,16 +120,19 @@ def is_same_car(offer: Offer, other: Offer) -> bool:
 
 def prices_of(offer: Offer, line: Line) -> Asked:
     """The prices that a line asks and names, with discounts taken off."""
-    asking, listed, asked, zero, corrected = [], 0.0, 0.0, False, False
+    asking, listed, asked, below, zero, corrected = [], 0.0, 0.0, 0.0, False, False
     for role, amount in line.prices:
         base = asked or listed or (offer.price if role[:4] in ("more", "mayb") else offer.list_price)
         if role == "correct":
             corrected = True
         elif role == "list":
             listed = amount
+        elif role == "below":
+            below = amount
         elif role == "ask" or role == "maybe" and amount >= (base / 2 or LEAST_LIKELY):
-            asking = [amount] if corrected else [*asking, amount]
-            asked, zero, corrected = amount, zero or amount <= 0, False
+            asked = amount - below
+            asking = [asked] if corrected else [*asking, asked]
+            below, zero, corrected = 0.0, zero or asked <= 0, False
         elif base and role != "maybe":
             asked = base - (base * amount if role[-1] == "%" else amount)
     asked = round(asked or (0 if offer.price else listed))

@@ -391,7 +391,10 @@ def is_another(line: Line, other: Line) -> bool:
 def joined(lines: list[Line]) -> Line:
     """What several lines say together."""
     num_words, prices, amounts, *sets, _ = zip(*lines, strict=True)
-    return Line(sum(num_words), sum(prices, ()), sum(amounts, ()), *(frozenset().union(*names) for names in sets))
+    line = Line(sum(num_words), sum(prices, ()), sum(amounts, ()), *(frozenset().union(*names) for names in sets))
+    if "withdrawn" in line.intents and line.prices[-1:] == (CORRECTED,):
+        return line._replace(prices=(CORRECTED,))  # the new price is not understood, and the old one is none
+    return line
 
 
 @lru_cache(maxsize=32_768)
