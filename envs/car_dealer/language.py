@@ -54,6 +54,8 @@ for row in WORDS["part"]:
     PARTS[part] = with_parts(pattern)
 CONTEXT, INTENTS = dict(patterns("context")), patterns("intent", r"\b")
 REWRITES = {kind: patterns(kind) for kind in ("spelling", "rewrite", "rewrite numbers")}
+ANY_OF = {kind: re.compile("|".join(pattern.pattern for _, pattern in rows), re.ASCII)
+          for kind, rows in REWRITES.items()}
 ROLES_IN_SENTENCE, ROLES_IN_CLAUSE = patterns("price in sentence"), patterns("price in clause")
 OTHER_INTENTS = ("same price", "withdrawn", "retracted", "other version", "with more")
 TYPOS, NO_TYPOS = (set(" ".join(WORDS[kind]).split()) for kind in ("typo", "no typo"))
@@ -148,8 +150,9 @@ class Amount(NamedTuple):
 
 def rewrite(text: str, kind: str) -> str:
     """The text as the rows of a section of words.txt have it."""
-    for instead, pattern in REWRITES[kind]:
-        text = pattern.sub(instead, text)
+    if ANY_OF[kind].search(text):  # in most texts nothing is found, and a single look is faster
+        for instead, pattern in REWRITES[kind]:
+            text = pattern.sub(instead, text)
     return text
 
 
