@@ -52,8 +52,9 @@ def reply(env: Any) -> str:
 
 
 def is_unclear(line: Line) -> bool:
-    """Whether the line has an amount of money, and none that he takes for a price: he asks what the car costs."""
-    return bool(line.amounts) and all(role == "correct" for role, _ in line.prices)
+    """Whether the line has an amount of money that may be its price, or none that he takes for it."""
+    roles = [role for role, _ in line.prices]
+    return bool(line.amounts) and ({*roles} <= {"correct", "doubt"} or roles[-1] == "doubt")
 
 
 def lost_patience(env: Any, named: bool, moved: bool) -> int:

@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-from envs.car_dealer.language import BODIES, BRANDS, FEATURES, TYPES, Line
+from envs.car_dealer.language import BODIES, BRANDS, FEATURES, LEAST_LIKELY, TYPES, Line
 
-LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none below this
 MIN_PRICE, MAX_PRICE = 1000, 150_000  # in $; any other price is taken for a joke
 
 
@@ -133,7 +132,7 @@ def prices_of(offer: Offer, line: Line) -> Asked:
             asked = amount - below
             asking = [asked] if corrected else [*asking, asked]
             below, zero, corrected = 0.0, zero or asked <= 0, False
-        elif base and role != "maybe":
+        elif base and role not in ("maybe", "doubt"):
             asked = base - (base * amount if role[-1] == "%" else amount)
     asked = round(asked or (0 if offer.price else listed))
     joke = "low" if zero or asked and asked < MIN_PRICE else "high" if asked > MAX_PRICE else ""

@@ -74,6 +74,7 @@ AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
     r"(\d{1,3}(?:[,.']\d{3})+(?!\d)(?:\.\d\d?(?!\d))?|\d+(?:\.\d+)?)"
     r"(?: ?-?(k|grand|thousand|million|mil|m|hundred)(?!\w))?(?!\w)"
     r"(?: ?(%|percent\b|per cent\b|dollars?\b|bucks\b|usd\b|\$))?", re.ASCII)
+LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none below this
 MOST_AMOUNTS = 20  # heard of a sentence
 RANGED = ("ask", "maybe", "list")  # the roles of what may be one end of a range
 NO_MONEY = ("none unit", "none each", "none currency")
@@ -87,8 +88,8 @@ class Line(NamedTuple):
     """What a line says; of names those that are offered, denied and asked about.
 
     Prices are (role, amount) in the order in which they are named. Roles: `ask`; `maybe`, an asking price if it is near
-    the last one; `list`; `off` and `off%` of the list price, `more` and `more%` of the last one; `correct`, which takes
-    back those before it.
+    the last one; `below`, to be taken off the next one; `list`; `off` and `off%` of the list price, `more` and `more%`
+    of the last one; `correct`, which takes back those before it; `doubt`, which may be another price.
     """
 
     num_words: int = 0
@@ -169,6 +170,8 @@ def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
             money_amounts.append(int(abs(amount.value)))
         if is_range(last, amount, text):
             prices = prices if last.role == "none limit" else prices[:-1]  # a range is no price
+        elif amount.role in ("none", "none subject") and amount.value >= LEAST_LIKELY:
+            prices.append(("doubt", amount.value))
         elif not amount.role.startswith("none"):
             prices.append((amount.role, amount.value))
         last = amount
@@ -247,7 +250,7 @@ def understand_sentence(sentence: str) -> Line:
         return Line(num_words)
     asks = bool(CONTEXT["asks"].search(masked))
     prices, amounts = amounts_in(masked)
-    asked = any(role != "correct" for role, _ in prices)
+    asked = any(role not in ("correct", "doubt") for role, _ in prices)
     intents = intents_of(masked, asks, asked)
     if "?budget" in intents and asked:
         if CONTEXT["fits"].search(masked):
