@@ -195,7 +195,8 @@ def read_amount(match: re.Match, sentence: str, clause: str) -> Amount | None:
     value, role = value_of(number, scale), role_of(sentence, clause)
     if is_percent:
         role = role if role in ("of", "off", "more") and value < 100 else "none"
-        return Amount(match.start(), match.end(), value / 100, role + "%")
+        share, role = (1 - value / 100, "off") if role == "of" else (value / 100, role)  # 88 % of it is 12 % off
+        return Amount(match.start(), match.end(), share, role + "%")
     if not is_money and 10 <= value <= 150 and CONTEXT["shorthand"].search(clause):
         value *= 1000
     elif not is_money and not is_likely(number, value, role):
