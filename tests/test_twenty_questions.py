@@ -65,7 +65,7 @@ CATEGORIES = {"sports": 10, "animals": 10, "fruits": 10, "vehicles": 10, "clothe
 
 def test_objects():
     assert Counter(thing.category for thing in OBJECTS) == CATEGORIES and len(OBJECTS) == 158 == len(NUMBERS)
-    names = [name.lower() for thing in OBJECTS for name in thing.names + thing.other_names]
+    names = [name.lower() for thing in OBJECTS for name in thing.names + thing.other_names + thing.kinds]
     assert len(names) == len(set(names)) and len([name for thing in OBJECTS for name in thing.names]) == 201
     assert OBJECTS[NUMBERS["pan"]].names == ("Pan", "Saucepan", "Frying pan")
     assert OBJECTS[NUMBERS["scissors"]].phrase == "a pair of scissors" and OBJECTS[0].phrase == "a basketball"
@@ -470,7 +470,7 @@ def test_every_name_wins():
     """In every wording, for its own object and no other."""
     wrong = []
     for number, thing in enumerate(OBJECTS):
-        for name in thing.names + thing.other_names:
+        for name in thing.names + thing.other_names + thing.kinds:
             article = "an" if name[0] in "AEIOUaeiou" else "a"
             for named in {f"{article} {name.lower()}", f"the {name}", thing.phrase}:
                 readings = [(wording, read_question(wording.format(named) + "\n")) for wording in WORDINGS]

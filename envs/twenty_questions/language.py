@@ -44,6 +44,14 @@ def stem(word: str) -> str:
     return word[:-1] + "i" if len(word) > 3 and word.endswith("y") else word
 
 
+@cache
+def sound(word: str) -> str:
+    """Roughly how a word is pronounced: the same for `elephant` and `elefant`, `knife` and `nife`."""
+    for spelled, heard in pairs("sound").items():
+        word = re.sub(spelled, heard, word)
+    return word
+
+
 def stems(words: list[str]) -> Tokens:
     return tuple([stem(word) for word in words])
 
@@ -122,9 +130,5 @@ def read_number(words: list[str]) -> tuple[float, int]:
 
 # Also `It is not food, is it furniture?` and `a bangle, I mean a bracelet`, but not `…, is it?`.
 ASKS = r"(?:so |then )?(?:is|are|does|do|can|could|would|was) (?:it|they|the|this|that|you|people)\b[ \w'-]*\w{3}"
-SENTENCES = re.compile(rf"[!?;:\n]+| [-–—]+ |\.(?!\d)|\bi mean\b(?= \w)|, (?={ASKS})", re.IGNORECASE)
-
-
-def split_sentences(text: str) -> list[list[str]]:
-    """The words of each sentence."""
-    return [normalise(sentence) for sentence in SENTENCES.split(text)]
+CONCLUDES = r",? \bso (?=(?:i|it|is|this|that|my)\b)"  # `It has wings, so it is an airplane.`
+SENTENCES = re.compile(rf"[!?;:\n]+| [-–—]+ |\.(?!\d)|\bi mean\b(?= \w)|{CONCLUDES}|, (?={ASKS})", re.IGNORECASE)

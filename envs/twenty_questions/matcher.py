@@ -16,7 +16,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
 from envs.twenty_questions.comparisons import Reading, find_comparison
-from envs.twenty_questions.language import Phrases, Tokens, listed, normalise, singular, split_sentences, stem, stems
+from envs.twenty_questions.language import SENTENCES, Phrases, Tokens, listed, normalise, singular, sound, stem, stems
 from envs.twenty_questions.spelling import read_spelling
 from envs.twenty_questions.tables import (
     EVERYTHING,
@@ -34,7 +34,11 @@ MAX_LENGTH = 300  # characters of a question; longer ones are not read
 MIN_COVERED = 0.5  # share of a question's words that the properties found in it must explain
 MIN_MISSPELLED = 5  # letters of a word that may be misspelled by one; from 9 letters on by two
 MATERIALS = "Orange", "Rock"  # `Is it orange?` asks for the colour, `Is it stone?` for the material
+MADE = {stem("made")}  # `wooden` is read as `made of wood`, and is one word all the same
 OPEN = {"what", "where", "how", "why", "who", "when", "whose", "which", "whom"}  # no yes/no question begins with these
+# What begins the description of a thing that was named before.
+DESCRIBED = re.compile(r"[,:(]+| [-–—]+ | (?=(?:like|such as|as in|because|with|the one|the thing|the kind)\b)", re.I)
+MORE_NAMES = r"(?:or|and|not|but)\b|(?:.* )?or .*#|(?:(?:a|an|the|is|it|maybe) )*#"
 LIST = re.compile(r"(#\d+)(?: or| and| is it| it is| are they| a)+ #\d+")
 NOT_UNDERSTOOD = Reading(0, 0)
 
@@ -78,6 +82,8 @@ class Matcher:
                         for name in thing.names + thing.other_names for spelled in spellings(name)}
         things = enumerate(sorted(load_measures().things), len(OBJECTS))
         self.names = {spelled: number for number, name in things for spelled in spellings(name)} | self.objects
+        self.names |= {spelled: number for number, thing in enumerate(OBJECTS)
+                       for kind in thing.kinds for spelled in spellings(kind)}
         # `A shoe box` is no shoe.
         self.objects = {name: -1 for name in load_measures().values if " " in name} | self.objects
         self.longest: dict[str, int] = {}  # the number of words of the longest name that begins with this one
@@ -123,18 +129,24 @@ class Matcher:
         """The words that a misspelled one may be, by their first letter; and the words that are not misspelled."""
         texts = [phrase for kind, phrases in load_words().items() if kind != "part" for phrase in phrases]
         texts += [phrase for thing in load_properties() for phrase in (*thing.questions, *thing.also)]
-        texts += [name for thing in OBJECTS for name in thing.names + thing.other_names]
+        texts += [name for thing in OBJECTS for name in thing.names + thing.other_names + thing.kinds]
         texts += [*load_measures().values, *(text for some in load_measures().phrases.values() for text in some)]
         words = {word for text in texts for word in normalise(text) if word.isalpha()}
         by_letter: dict[str, list[str]] = {}
         for word in sorted(words):
             by_letter.setdefault(word[0], []).append(word)
+        self.sounding = {sound(word): word for word in [*sorted(words), *sorted(words & self.objects.keys())]}
         known = words | {word for line in lines_of(KNOWN_FILE) for word in split(line, " ")}
         return by_letter, known | set(map(stem, known))
 
     def correct(self, word: str) -> str:
         """The word that a misspelled one is; it keeps its first letter."""
-        if len(word) < MIN_MISSPELLED or not word.isalpha() or {word, singular(word), stem(word)} & self.known:
+        if len(word) < 4 or not word.isalpha() or {word, singular(word), stem(word)} & self.known:
+            return word
+        heard = self.sounding.get(sound(word))
+        if heard in self.objects or heard and len(word) >= MIN_MISSPELLED:
+            return heard
+        if len(word) < MIN_MISSPELLED:
             return word
         distance = 1 if len(word) < 9 else 2
         choices = self.vocabulary.get(word[0], ())
@@ -218,19 +230,19 @@ class Matcher:
 
     def cover(self, words: set[str]) -> tuple[Reading, int, int]:
         """(what the properties found in the words say, how many words these explain, how many not)."""
-        readings, left = [], set(words)
-        while left:
-            fitting = [pattern for word in left for pattern in self.starting.get(word, ()) if pattern <= left]
-            if not fitting:
-                break
+        found, left = [], set(words)
+        while fitting := [pattern for word in left for pattern in self.starting.get(word, ()) if pattern <= left]:
             # The longest; of equal ones the first in the table. Weak words say something only by themselves.
             pattern = min(fitting, key=lambda pattern: (pattern <= self.weak, -len(pattern), self.rank[pattern]))
-            if readings and pattern <= self.weak:
+            if found and pattern <= self.weak:
                 break
-            readings.append(self.patterns[pattern])
+            found.append(pattern)
             left -= pattern
-        reading = all_of(readings)
-        excluded = len(readings) > 1 and not reading.yes
+        reading = all_of([self.patterns[pattern] for pattern in found])
+        excluded = len(found) > 1 and not reading.yes
+        if excluded and len(found[0] - MADE) > len(found[1] - MADE):
+            # The longest is meant, and the others are part of what it says.
+            excluded, reading, left = False, self.patterns[found[0]], words - found[0]
         if "than" in left or excluded:  # a comparison with something unknown, or a mistake
             return NOT_UNDERSTOOD, 0, len(words)
         return reading, len(words) - len(left), len(left - self.light - self.weak)
@@ -287,12 +299,27 @@ class Matcher:
 
     def read(self, text: str) -> Reading:
         """A whole text: what its last sentence that is understood says. It guesses if it names a single object."""
-        sentences = [[self.correct(word) for word in words] for words in split_sentences(text)]
+        sentences = [self.words(sentence) for sentence in SENTENCES.split(text)]
         named = {word for words in sentences for word in self.named(words, self.names) if word.startswith("#")}
         readings = [reading for words in sentences if (reading := self.read_sentence(words))]
-        if not readings:
-            return NOT_UNDERSTOOD
-        return readings[-1] if len(named) == 1 else readings[-1]._replace(guess=-1)
+        guesses = [reading for reading in readings if reading.guess >= 0] if len(named) == 1 else []
+        if guess := guesses[0] if guesses else self.read_described_guess(text):
+            return guess
+        return readings[-1]._replace(guess=-1) if readings else NOT_UNDERSTOOD
+
+    def read_described_guess(self, text: str) -> Reading | None:
+        """`Is it a fork, the thing next to the knife?`: a guess and a description; not `Is it a cat, a dog, a cow?`."""
+        for boundary in DESCRIBED.finditer(text):
+            before, after = self.words(text[: boundary.start()]), self.words(text[boundary.end() :])
+            guess = self.read_sentence(before)
+            description = " ".join(self.named(self.strip(after), self.names))
+            if guess and guess.guess >= 0 and not re.match(MORE_NAMES, description):
+                return guess
+        return None
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text, spelled as the tables spell them."""
+        return [self.correct(word) for word in normalise(text)]
 
 
 @cache

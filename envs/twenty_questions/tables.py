@@ -27,6 +27,7 @@ class Object(NamedTuple):
     phrase: str  # "a pair of boots"
     meant: str
     other_names: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 class Property(NamedTuple):
@@ -53,8 +54,8 @@ def lines_of(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def split(text: str, separator: str = ";") -> list[str]:
-    return [part.strip() for part in text.split(separator) if part.strip()]
+def split(text: str, separator: str = ";") -> tuple[str, ...]:
+    return tuple([part.strip() for part in text.split(separator) if part.strip()])
 
 
 @cache
@@ -64,12 +65,15 @@ def load_objects() -> tuple[Object, ...]:
     for line in lines_of(OBJECTS_FILE):
         if line.startswith("@"):
             category = line[1:]
-            continue
-        line, _, others = line.partition(" + ")
-        names, phrase, meant = (part.strip() for part in (line + " | |").split("|")[:3])
-        names = tuple(split(names))
-        article = "an" if names[0][0] in "AEIOU" else "a"
-        objects.append(Object(category, names, phrase or f"{article} {names[0].lower()}", meant, tuple(split(others))))
+        elif line.startswith("+"):
+            objects[-1] = objects[-1]._replace(other_names=objects[-1].other_names + split(line[1:]))
+        elif line.startswith("/"):
+            objects[-1] = objects[-1]._replace(kinds=objects[-1].kinds + split(line[1:]))
+        else:
+            names, phrase, meant = (part.strip() for part in (line + " | |").split("|")[:3])
+            names = split(names)
+            article = "an" if names[0][0] in "AEIOU" else "a"
+            objects.append(Object(category, names, phrase or f"{article} {names[0].lower()}", meant, (), ()))
     return tuple(objects)
 
 
@@ -152,7 +156,7 @@ def load_properties() -> tuple[Property, ...]:
         elif key == "maybe":
             maybe = add_objects(maybe, text, known)
         questions += tuple([f"{question}?" for question in split(text, "?")]) if key == "ask" else ()
-        also += tuple(split(text)) if key == "also" else ()
+        also += split(text) if key == "also" else ()
         properties[-1] = Property(name, questions, also, mask, maybe)
     return tuple([thing._replace(maybe=thing.maybe & ~thing.mask) for thing in properties])
 
