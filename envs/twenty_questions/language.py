@@ -129,6 +129,7 @@ def read_number(words: list[str]) -> tuple[float, int]:
 
 
 # Also `It is not food, is it furniture?` and `a bangle, I mean a bracelet`, but not `…, is it?`.
-ASKS = r"(?:so |then )?(?:is|are|does|do|can|could|would|was) (?:it|they|the|this|that|you|people)\b[ \w'-]*\w{3}"
+ASKS = (r"(?:so |then )?(?:is|are|does|do|can|could|would|will|was|may|might|should|has) "
+        r"(?:it|they|the|this|that|you|people|i|we|one|someone)\b[ \w'-]*\w{3}")
 CONCLUDES = r",? \bso (?=(?:i|it|is|this|that|my)\b)"  # `It has wings, so it is an airplane.`
 SENTENCES = re.compile(rf"[!?;:\n]+| [-–—]+ |\.(?!\d)|\bi mean\b(?= \w)|{CONCLUDES}|, (?={ASKS})", re.IGNORECASE)

@@ -38,6 +38,7 @@ MADE = {stem("made")}  # `wooden` is read as `made of wood`, and is one word all
 OPEN = {"what", "where", "how", "why", "who", "when", "whose", "which", "whom"}  # no yes/no question begins with these
 # What begins the description of a thing that was named before.
 DESCRIBED = re.compile(r"[,:(]+| [-–—]+ | (?=(?:like|such as|as in|because|with|the one|the thing|the kind)\b)", re.I)
+DESCRIPTION = r"(?:is it |it is )?(?:the|that|those|one of the|one of those) \w+ \w+"
 MORE_NAMES = r"(?:or|and|not|but)\b|(?:.* )?or .*#|(?:(?:a|an|the|is|it|maybe) )*#"
 LIST = re.compile(r"(#\d+)(?: or| and| is it| it is| are they| a)+ #\d+")
 NOT_UNDERSTOOD = Reading(0, 0)
@@ -298,23 +299,36 @@ class Matcher:
         return self.read_alternatives(words)
 
     def read(self, text: str) -> Reading:
-        """A whole text: what its last sentence that is understood says. It guesses if it names a single object."""
+        """A whole text: what its last question that is understood says. It guesses if it names a single object."""
         sentences = [self.words(sentence) for sentence in SENTENCES.split(text)]
-        named = {word for words in sentences for word in self.named(words, self.names) if word.startswith("#")}
-        readings = [reading for words in sentences if (reading := self.read_sentence(words))]
-        guesses = [reading for reading in readings if reading.guess >= 0] if len(named) == 1 else []
-        if guess := guesses[0] if guesses else self.read_described_guess(text):
+        readings = [(words, reading) for words in sentences if (reading := self.read_sentence(words))]
+        named = {name for words in sentences for name in self.names_in(words) if name < len(OBJECTS)}
+        for words, reading in readings:
+            if reading.guess >= 0 and len(named) == 1 == len(self.names_in(words)):
+                return reading
+        if guess := self.read_described_guess(text):
             return guess
-        return readings[-1]._replace(guess=-1) if readings else NOT_UNDERSTOOD
+        asked = [reading for words, reading in readings if listed("auxiliary") & set(words)]
+        asked = asked or [reading for _, reading in readings]
+        return asked[-1]._replace(guess=-1) if asked else NOT_UNDERSTOOD
+
+    def names_in(self, words: list[str]) -> set[int]:
+        """The numbers of the objects and other things that are named."""
+        return {int(word[1:]) for word in self.named(words, self.names) if word.startswith("#")}
 
     def read_described_guess(self, text: str) -> Reading | None:
-        """`Is it a fork, the thing next to the knife?`: a guess and a description; not `Is it a cat, a dog, a cow?`."""
+        """`Is it a fork, the thing next to the knife?`, `That thing with wings, the airplane?`: a guess and a
+        description; not `Is it a cat, a dog, a cow?`."""
         for boundary in DESCRIBED.finditer(text):
             before, after = self.words(text[: boundary.start()]), self.words(text[boundary.end() :])
             guess = self.read_sentence(before)
-            description = " ".join(self.named(self.strip(after), self.names))
-            if guess and guess.guess >= 0 and not re.match(MORE_NAMES, description):
+            more = re.match(MORE_NAMES, " ".join(self.named(self.strip(after), self.names)))
+            if guess and guess.guess >= 0 and not more:
                 return guess
+            if re.match(DESCRIPTION, " ".join(self.strip(before))) and not self.names_in(before):
+                guess = self.read_sentence(after)
+                if guess and guess.guess >= 0 and len(self.names_in(after)) == 1:
+                    return guess
         return None
 
     def words(self, text: str) -> list[str]:
