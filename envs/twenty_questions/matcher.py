@@ -145,10 +145,12 @@ class Matcher:
         if len(word) < 4 or not word.isalpha() or {word, singular(word), stem(word)} & self.known:
             return word
         heard = self.sounding.get(sound(word))
-        if heard in self.objects or heard and len(word) >= MIN_MISSPELLED:
+        if heard in self.objects:
             return heard
         if len(word) < MIN_MISSPELLED:
             return word
+        if heard and heard[0] == word[0]:
+            return heard
         distance = 1 if len(word) < 9 else 2
         choices = self.vocabulary.get(word[0], ())
         found = process.extract(word, choices, scorer=OSA.distance, score_cutoff=distance, limit=None)
@@ -208,6 +210,8 @@ class Matcher:
             return Reading(0, EVERYTHING) if int(match["number"]) >= len(OBJECTS) else None
         positive, negative = (sum({1 << number for number in some if number < len(OBJECTS)}) for some in numbers)
         if kind := match.groupdict().get("kind"):
+            if int(match["number"]) >= len(OBJECTS) and "#" not in kind:  # `salt water`
+                return None
             plain = not negated and not set(kind.split()) & (listed("drop") | listed("light") | {"or", "than"})
             return Reading(0, EVERYTHING & ~(1 << int(match["number"]))) if plain else None
         yes = (positive if numbers[0] else EVERYTHING) & ~negative
@@ -296,7 +300,12 @@ class Matcher:
         reading = self.read_guess(self.named(stripped, self.names))
         if reading or not words or words[0] in OPEN:
             return reading
-        return self.read_alternatives(words)
+        while not (reading := self.read_alternatives(words)) or not reading.understood:
+            clause = next((n for n in range(len(words) - 1, 2, -1) if words[n] in listed("clause")), 0)
+            if not clause:
+                break
+            words = words[:clause]
+        return reading
 
     def read(self, text: str) -> Reading:
         """A whole text: what its last question that is understood says. It guesses if it names a single object."""
