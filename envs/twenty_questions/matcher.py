@@ -92,9 +92,9 @@ class Matcher:
             self.longest[first] = max(self.longest.get(first, 1), 1 + len(others))
         self.materials = {number for number, thing in enumerate(OBJECTS) if thing.names[0] in MATERIALS}
         self.frames = frames()
-        before, after, quantity = listed("before"), listed("after"), listed("quantity")
-        self.before, self.after, self.quantity = ({tuple(phrase.split()) for phrase in kind}
-                                                  for kind in (before, after, quantity))
+        self.before, self.after = ({tuple(phrase.split()) for phrase in listed(kind)} for kind in ("before", "after"))
+        self.article = re.compile(rf"\b(?:{'|'.join(listed('article'))}) (?=#)")
+        self.between = re.compile(rf"\b(?:(?:{'|'.join(listed('one') | listed('quantity'))}) )+(?=#)")
         self.aside = Phrases({tuple(phrase.split()): () for phrase in listed("aside")})
         self.negate = Phrases({tuple(phrase.split()): ("not",) for phrase in listed("not")})
         same = {stems(self.named(old.split())): stems(self.named(new.split())) for old, new in pairs("same").items()}
@@ -198,8 +198,13 @@ class Matcher:
         """
         if not any(word.startswith("#") for word in words):
             return None
-        asked, numbers, negated = self.sort_names(words)
-        sentence = " ".join(asked)
+        asked = [word for word in words if word != "not"]
+        numbers, negated = ([], []), False  # those asked for, and those denied
+        for word in words:
+            negated ^= word == "not"
+            if word.startswith("#"):
+                numbers[negated].append(int(word[1:]))
+        sentence = self.article.sub("a ", self.between.sub("", " ".join(asked)))
         while (shorter := LIST.sub(r"\1", sentence)) != sentence:  # `a cat, a dog or a horse`: the first is enough
             sentence = shorter
         match = next((match for pattern in self.frames if (match := pattern.fullmatch(sentence))), None)
@@ -212,26 +217,10 @@ class Matcher:
         if kind := match.groupdict().get("kind"):
             if int(match["number"]) >= len(OBJECTS) and "#" not in kind:  # `salt water`
                 return None
-            plain = not negated and not set(kind.split()) & (listed("drop") | listed("light") | {"or", "than"})
+            plain = not numbers[True] and not set(kind.split()) & (listed("drop") | listed("light") | {"or", "than"})
             return Reading(0, EVERYTHING & ~(1 << int(match["number"]))) if plain else None
         yes = (positive if numbers[0] else EVERYTHING) & ~negative
         return Reading(yes, EVERYTHING & ~yes, numbers[0][0] if positive and not negative else -1)
-
-    def sort_names(self, words: list[str]) -> tuple[list[str], tuple[list[int], list[int]], bool]:
-        """The words without `not` and what stands between article and name; the names asked for, and those denied."""
-        asked, numbers, negated = [], ([], []), False
-        for word in words:
-            if word == "not":
-                negated = not negated
-                continue
-            if word.startswith("#"):
-                numbers[negated].append(int(word[1:]))
-                while asked[-1:] and (asked[-1] in listed("one") or tuple(asked[-2:]) in self.quantity):
-                    del asked[-1 if asked[-1] in listed("one") else -2 :]
-                if asked[-1:] and asked[-1] in listed("article"):
-                    asked[-1] = "a"
-            asked.append(word)
-        return asked, numbers, bool(numbers[1])
 
     def cover(self, words: set[str]) -> tuple[Reading, int, int]:
         """(what the properties found in the words say, how many words these explain, how many not)."""

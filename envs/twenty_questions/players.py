@@ -1,4 +1,4 @@
-"""Scripted players of twenty_questions: a random one, the one that makes the data, the best known one.
+"""Scripted players of twenty_questions: a random one, the one that makes the data, the best known one and its return.
 
 The data's players ask what is often asked (what stands first in the table of properties) or, with a probability drawn
 for each game (SKILLS), a good question; those with skill guess when few objects are left. The best one asks what tells
@@ -6,6 +6,7 @@ most about the object, a guess being a question like any other.
 """
 
 import random
+from collections.abc import Callable
 from functools import cache, lru_cache
 from itertools import accumulate
 from math import log2
@@ -16,6 +17,7 @@ from envs.twenty_questions.tables import EVERYTHING, OBJECTS, PHRASES, Property,
 if TYPE_CHECKING:
     from envs.twenty_questions import TwentyQuestions
 
+MAX_QUESTIONS = 20
 GUESSES = "Is it {}?", "Are you thinking of {}?", "Is the object {}?", "Could it be {}?"  # the players' wordings
 # Of the data's players. These numbers give the paper's success and return.
 SKILLS, SKILL_WEIGHTS = (0.0, 0.4, 0.8), (66, 20, 14)  # share of good questions; share of games
@@ -99,3 +101,19 @@ def best_player(env: "TwentyQuestions", rng: random.Random) -> str:
     """Greedy information gain, in the first wording of each question."""
     number, thing = best_question(env.possible or EVERYTHING)
     return (ASKED[number].questions[0] if number >= 0 else GUESSES[0].format(PHRASES[thing])) + "\n"
+
+
+def mean_return(choose: Callable[[int], tuple[int, int]] = best_question) -> float:
+    """Exact mean over all objects of the player that asks `choose(objects still possible)`."""
+    total, level = 0, [EVERYTHING]
+    for _ in range(MAX_QUESTIONS):
+        parts = []
+        for possible in level:
+            number, thing = choose(possible)
+            if number >= 0:
+                parts += [possible & ASKED[number].mask, possible & ~ASKED[number].mask]
+            else:
+                parts.append(possible & ~(1 << thing))
+        level = [part for part in parts if part]
+        total -= sum(part.bit_count() for part in level)
+    return total / len(OBJECTS)
