@@ -358,6 +358,14 @@ def test_a_line_with_an_amount_that_is_no_price_sells_nothing():
     assert says(env, "It has a sunroof. The price is $29,000.")[1:3] == (29.0, True)
 
 
+def test_an_amount_in_doubt_sells_nothing():
+    """The last amount may be the price, the first one was taken back, or the new one is not understood."""
+    car = "A Toyota SUV with heated seats and a sunroof is $28,000."
+    assert says(game(), car)[4]["success"]
+    for more in ("The colour on the bonnet hums $29,000.", "Scratch that, the number was wrong."):
+        assert not says(game(), f"{car} {more}")[4]["success"], more
+
+
 def test_the_car_that_he_asked_for():
     env = game("impatient")
     assert not says(env, "We have exactly that car, $29,000.")[2]  # he has asked for none yet
