@@ -6,9 +6,9 @@ type, one to four features, and budget. The dealer has every car. The list price
 line with it names as one ("normally $40,000"), at least the price that line asks; a dearer car raises it. A price
 counts from $1,000 to $150,000: any other is taken for a joke, so that no car is given away. An amount is a price only
 if it is asked for the car, in dollars, once and for all: not a commission, an option, a trade-in, a price that is
-refused or another's, a monthly rate, or one before tax. A line sells nothing if its amounts are none of it, or if the
-last one may be another price. A feature counts where a line shows that the car has it; where that is in doubt, it does
-not. The buyer sees
+refused or another's, a monthly rate, or one before tax. A line sells nothing if none of its amounts is a price, or if
+it is unclear whether the last one is. A feature counts where a line shows that the car has it; where that is in doubt,
+it does not. The buyer sees
 
     utility = worth - price        worth = budget x (1 - 0.2 per wrong brand or type - 0.1 per missing feature
                                                        - 0.02 per feature not asked for), see `worth`

@@ -52,7 +52,7 @@ def reply(env: Any) -> str:
 
 
 def is_unclear(line: Line) -> bool:
-    """Whether the line has an amount of money that may be its price, or none that he takes for it."""
+    """Whether the line names amounts, but it is unclear which of them, if any, is the price."""
     roles = [role for role, _ in line.prices]
     return bool(line.amounts) and ({*roles} <= {"correct", "doubt"} or roles[-1] == "doubt")
 
