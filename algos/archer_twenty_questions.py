@@ -89,7 +89,8 @@ BC = "runs/{env_id}__bc_maze__{seed}/model"  # the BC run of the same task
 TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
     **dict.fromkeys(("maze_fo", "text_nav_fo", "text_nav_po", "car_dealer"), dict(model=BC, gamma=0.99)),
     "maze_po": dict(model=BC, gamma=0.9),
-    "wordle": dict(num_episodes=512, buffer_size=2048, minibatch_size=128, gamma=0.99, num_envs=1024),
+    "wordle": dict(num_iterations=120, num_episodes=512, buffer_size=2048, minibatch_size=128, gamma=0.99,
+                   num_envs=1024),
     "chess": dict(model=BC, num_iterations=10, num_episodes=32, buffer_size=128, minibatch_size=4, gamma=0.9),
     "endgames": dict(model=BC, learning_rate=1e-4, gamma=0.9),
 }
