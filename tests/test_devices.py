@@ -179,6 +179,13 @@ def test_pieces(number, world_size, micro_batch_size, monkeypatch):
     assert sorted(games) == indices and shares == pytest.approx(1.0)
 
 
+def test_pieces_hold_games_of_like_size():
+    """Long games make a piece of their own, so that the short ones are not padded to their length."""
+    sizes = [9, 1, 8, 2, 7, 3]
+    pieces = devices.pieces([0, 1, 2, 3, 4, 5], sizes, SimpleNamespace(micro_batch_size=3))
+    assert [[sizes[i] for i in piece] for piece, _ in pieces] == [[1, 2, 3], [7, 8, 9]]
+
+
 @scripts
 def test_a_game_does_not_depend_on_the_others(name, alone, model, tmp_path):
     """Nor on how many are played side by side: its random numbers are its own."""
