@@ -91,7 +91,8 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
                     dict(FEW_GROUPS, model=BC, num_iterations=30)),
     "chess": dict(FEW_GROUPS, model=BC, num_iterations=10, num_groups=4, group_size=8, minibatch_size=4),
     "endgames": dict(FEW_GROUPS, model=BC, learning_rate=1e-4),
-    **dict.fromkeys(("twenty_questions", "guess_city"), FEW_GROUPS),
+    **dict.fromkeys(("twenty_questions", "guess_city"),
+                    dict(FEW_GROUPS, num_groups=32, minibatch_size=64, learning_rate=1.5e-4)),
     "car_dealer": dict(FEW_GROUPS, model=BC),
 }
 AS_PPO = dict(learning_rate=5e-6, num_groups=32, group_size=16)
