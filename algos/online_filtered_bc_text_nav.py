@@ -79,14 +79,14 @@ class Args:
 
 
 FILTERED = "runs/{env_id}__filtered_bc__{seed}/model"
-TOP_TENTH = dict(success_only=False, top_fraction=0.1, minibatch_size=8, num_iterations=40)
+BY_RETURN = dict(success_only=False, num_iterations=40)
 TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
-    "wordle": dict(model=FILTERED, success_only=False, top_fraction=0.3, num_iterations=40, num_episodes=1024,
-                   minibatch_size=64, num_envs=1024),
+    "wordle": dict(BY_RETURN, model=FILTERED, top_fraction=0.3, num_episodes=1024, minibatch_size=64,
+                   num_envs=1024),
     "chess": dict(num_iterations=10, num_episodes=32, minibatch_size=4),
     "endgames": dict(num_iterations=40),
-    "car_dealer": dict(success_only=False, top_fraction=0.2, num_iterations=40),
-    **dict.fromkeys(("twenty_questions", "guess_city"), dict(TOP_TENTH, model=FILTERED)),
+    **dict.fromkeys(("twenty_questions", "guess_city"), dict(BY_RETURN, model=FILTERED, top_fraction=0.3)),
+    "car_dealer": dict(BY_RETURN, top_fraction=0.2),
 }
 ROUNDS = dict(learning_rate=1e-4, num_iterations=100, num_episodes=128, update_epochs=1)
 ROUNDS_BY_RETURN = dict(ROUNDS, success_only=False, top_fraction=0.1)
