@@ -127,7 +127,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         own = policy(input_ids=batch, use_cache=False).logits[0]  # (T, V)
         by_head = head(policy.base_model(input_ids=batch, use_cache=False).last_hidden_state)[0]
         reader = Reader([policy.base_model], head, args)
-        reader.reset(num_rows=2, markov=False)
+        reader.reset(num_rows=2)
         window = Window(ids[:-1])
         reader.read({0: window})
         window.ids = ids
@@ -313,28 +313,36 @@ class Reader:
         self.next_logits = next_logits  # from each trunk's last hidden states (rows, d) to logits (rows, V)
         self.args = args
 
-    def reset(self, num_rows: int, markov: bool) -> None:
+    def reset(self, num_rows: int) -> None:
         """Forget what was read."""
         self.num_rows = num_rows
         self.num_columns = 1  # the last one is for padding
-        self.markov = markov
         self.caches = [Cache(layer_class_to_replicate=partial(RowLayer, self)) for _ in self.trunks]
+        self.known = {}  # logits (V,) by the window that they follow
 
-    def read(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
+    def recall(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
+        """As `read`, but a window that was read before, and a maze has few, is not read again."""
+        names = {row: tuple(window.ids) for row, window in windows.items()}
+        unread = {name: row for row, name in names.items() if name not in self.known}
+        if unread:
+            ready, logits = self.read(windows, sorted(unread.values()))
+            for row, values in zip(ready, logits):
+                self.known[names[row]] = values
+        ready = [row for row in windows if names[row] in self.known]
+        logits = [self.known[names[row]] for row in ready]
+        return ready, torch.stack(logits)
+
+    def read(self, windows: dict[int, Window], rows=None) -> tuple[list[int], Tensor]:
         """Each row reads on. Returns those that have read all of their window, and the logits (ready, V)."""
-        proxy = {row: row for row in windows}  # which row reads on behalf of each
-        if self.markov:  # of equal windows, and a maze has many, one is read for all
-            first = {}
-            proxy = {row: first.setdefault(tuple(window.ids), row) for row, window in windows.items()}
-        rows = sorted(set(proxy.values()))
+        rows = rows or list(windows)
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # reading idle rows, too, saves a copy of the cache
+        if 2 * len(rows) > self.num_rows:  # reading the other rows, too, saves a copy of the cache
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
         start = np.zeros((len(rows), 1), dtype=np.int64)
-        ends = {}  # by row that has read all of its window: where in `ids` its last token is
+        ready = {}  # by row that has read all of its window: where in `ids` its last token is
         self.length = 0
         for i, row in enumerate(rows):
             window = windows.get(row, Window([]))
@@ -343,13 +351,13 @@ class Reader:
             start[i] = window.num_read
             window.num_read += len(piece)
             self.length = max(self.length, window.num_read)
-            if window.num_read == len(window.ids):
-                ends[row] = i * width + len(piece) - 1
+            if piece and window.num_read == len(window.ids):
+                ready[row] = i * width + len(piece) - 1
 
         hidden = self.forward(rows, torch.from_numpy(ids), torch.from_numpy(start))
-        ready = {row: ends[proxy[row]] for row in windows if proxy[row] in ends}
         places = list(ready.values())
-        return list(ready), self.next_logits(*[states.flatten(0, 1)[places] for states in hidden])
+        last_states = [states.flatten(0, 1)[places] for states in hidden]
+        return list(ready), self.next_logits(*last_states)
 
     def forward(self, rows: list[int] | range, ids: Tensor, start: Tensor) -> list[Tensor]:
         """Each trunk's hidden states (rows, width, d) of ids (rows, width) after `start` (rows, 1) tokens."""
@@ -363,8 +371,8 @@ class Reader:
 
         row_ids = torch.tensor(rows, device=ids.device)
         columns = positions.clamp(max=self.num_columns - 1)
-        shown_rows = slice(None) if len(rows) == self.num_rows else row_ids
         self.written = row_ids[:, None], slice(None), columns  # where new keys go: (rows, width, heads, d)
+        shown_rows = slice(None) if len(rows) == self.num_rows else row_ids
         self.shown = shown_rows, slice(None), slice(self.length)  # the keys that are attended to
         hidden = []
         for trunk, layers in zip(self.trunks, self.caches):
@@ -389,7 +397,8 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
     playing = {}  # the episode in each row; the row is also the game's number in `envs`
     dice = {}  # each row's random numbers, which depend on nothing but the game
     rows = range(min(len(envs.envs), len(numbers)))
-    reader.reset(len(rows), markov)
+    reader.reset(len(rows))
+    read = reader.recall if markov else reader.read
     progress = tqdm(total=len(numbers), desc="playing", leave=False, delay=2)
     while waiting or playing:
         # Each free row takes the next game.
@@ -401,7 +410,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
 
         # Each row reads on. Those that have read everything choose one more token.
         windows = {row: playing[row].windows[-1] for row in rows if row in playing}
-        ready, logits = reader.read(windows)
+        ready, logits = read(windows)
         uniform = torch.tensor([dice[row].random() for row in ready], dtype=torch.float64)
         tokens = sample(logits, args.temperature, uniform).tolist()
         actions = {}
@@ -437,22 +446,14 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     return tokens.clamp(max=logits.shape[1] - 1)  # logits may be nan; the loss then stops the run
 
 
-def from_fields(fields: dict) -> Episode:
-    """The episode that has these fields, as `vars` gives them."""
-    episode = Episode(markov=False, max_length=0, max_new_tokens=0)
-    vars(episode).update(fields)
-    episode.windows = [Window(**window) for window in episode.windows]
-    episode.trajectory = Trajectory(**episode.trajectory)
-    return episode
-
-
 # --- Evaluation ---
 
 
 def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
     """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
     start = time.time()
-    episodes = devices.gather(rollout(reader, envs, seeds, text, args), from_fields, args)
+    played = rollout(reader, envs, seeds, text, args)
+    episodes = devices.gather(played, (Episode, Window, Trajectory), args)
     games = [episode.trajectory for episode in episodes]
     num_invalid = sum(episode.num_invalid for episode in episodes)
     metrics = statistics(envs.envs[0], games, num_invalid)

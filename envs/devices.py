@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -46,24 +46,38 @@ def sum_over_processes(tensors: Iterable[Any]) -> None:
             torch.distributed.all_reduce(tensor)
 
 
-def gather(items: list[Any], from_fields: Callable[[dict], Any], args: Any) -> list[Any]:
-    """The items of all processes in turn: item i is from process i % WORLD_SIZE.
-
-    They travel as JSON, in which an object is its fields; `from_fields` makes it again.
-    """
+def gather(items: list[Any], classes: tuple[type, ...], args: Any) -> list[Any]:
+    """The items of all processes in turn: item i is from process i % WORLD_SIZE. They travel as JSON."""
     if WORLD_SIZE == 1:
         return items
     import torch
 
-    text = json.dumps(items, default=vars).encode()
+    text = to_json(items).encode()
     sizes = torch.zeros(WORLD_SIZE, dtype=torch.int64, device=args.device)
     sizes[RANK] = len(text)
     sum_over_processes([sizes])
     texts = torch.zeros(WORLD_SIZE, int(sizes.max()), dtype=torch.uint8, device=args.device)
     texts[RANK, : len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     sum_over_processes([texts])
-    found = [json.loads(row.tobytes().rstrip(b"\0")) for row in texts.cpu().numpy()]
-    return [from_fields(found[i % WORLD_SIZE][i // WORLD_SIZE]) for i in range(sum(map(len, found)))]
+    found = [from_json(row.tobytes().rstrip(b"\0"), classes) for row in texts.cpu().numpy()]
+    return [found[i % WORLD_SIZE][i // WORLD_SIZE] for i in range(sum(map(len, found)))]
+
+
+def to_json(items: list[Any]) -> str:
+    """The items as JSON, in which an object is its fields and the name of its class."""
+    return json.dumps(items, default=lambda item: {"class": type(item).__name__, **vars(item)})
+
+
+def from_json(text: str | bytes, classes: tuple[type, ...]) -> list[Any]:
+    """The items of `to_json`, of these classes and no others."""
+    by_name = {one.__name__: one for one in classes}
+
+    def remake(fields: dict[str, Any]) -> Any:
+        item = object.__new__(by_name[fields.pop("class")])
+        vars(item).update(fields)
+        return item
+
+    return json.loads(text, object_hook=remake)
 
 
 def pieces(indices: Any, sizes: list[int], args: Any) -> Iterator[tuple[Any, float]]:

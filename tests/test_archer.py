@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 import envs
 from algos import archer_twenty_questions as archer
-from algos.archer_twenty_questions import Args, Episode, TurnCritic, collate, critic_losses, from_fields
-from envs import Trajectory
+from algos.archer_twenty_questions import Args, Episode, TurnCritic, Window, collate, critic_losses
+from envs import Trajectory, devices
+
+CLASSES = Episode, Window, Trajectory
 
 
 def setting(**options):
@@ -226,11 +228,13 @@ def test_games_in_a_checkpoint(markov, tmp_path):
     episodes, _ = random_games(0, markov)
     for episode in episodes:
         episode.trajectory = Trajectory(["obs\n", "action\n"], [1.0], True, False)
-    torch.save(json.dumps(episodes, default=vars), tmp_path / "games.pt")
-    loaded = list(map(from_fields, json.loads(torch.load(tmp_path / "games.pt", weights_only=True))))
+    torch.save(devices.to_json(episodes), tmp_path / "games.pt")
+    loaded = devices.from_json(torch.load(tmp_path / "games.pt", weights_only=True), CLASSES)
     for one, two in zip(collate(episodes, "cpu"), collate(loaded, "cpu"), strict=True):
         assert torch.equal(one, two) and one.dtype == two.dtype
-    assert json.dumps(loaded, default=vars) == json.dumps(episodes, default=vars)
+    assert devices.to_json(loaded) == devices.to_json(episodes)
+    with pytest.raises(KeyError, match="Window"):
+        devices.from_json(devices.to_json(episodes), (Episode, Trajectory))  # no class that is not named is made
 
 
 # --- The whole script, on a bandit ---
@@ -277,7 +281,7 @@ def test_the_policy_loss_equals_loops_over_turns_and_tokens(env_id, run):
     assert all(torch.equal(value, state["policy"][name]) for name, value in policy.state_dict().items())
     critic = TurnCritic(policy)
     critic.load_state_dict(state["critic"])
-    episodes = list(map(from_fields, json.loads(state["buffer"])))
+    episodes = devices.from_json(state["buffer"], CLASSES)
     assert any(len(episode.windows) > 1 for episode in episodes) or env_id == "bandit"
 
     advantages, logprobs = [], []  # by turn, and by turn and token
@@ -334,7 +338,7 @@ def test_the_buffer_holds_the_newest_games(run, monkeypatch):
     monkeypatch.setattr(archer, "rollout", watched)
     monkeypatch.setattr(archer, "critic_losses", watched_losses)
     state, rows = run(num_iterations=3, num_episodes=8, buffer_size=20, num_test_episodes=2, critic_steps=3)
-    assert state["buffer"] == json.dumps(played[4:24], default=vars)  # of 24, without the test's
+    assert state["buffer"] == devices.to_json(played[4:24])  # of 24, without the test's
     assert len(taught) == 9 and all(len(batch.acted) == 8 * 2 for batch in taught)
     assert [row["charts/episodes"] for row in rows[:3]] == [8, 16, 24]
     assert [row["global_step"] for row in rows[:3]] == [16, 32, 48]

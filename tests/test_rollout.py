@@ -165,15 +165,25 @@ def enlarge(model, std=0.3):
 class WatchedReader(Reader):
     """Remembers by window the logits that were sampled from, and of each pass how many rows took part or read on."""
 
-    def reset(self, num_rows, markov):
-        super().reset(num_rows, markov)
+    def reset(self, num_rows):
+        super().reset(num_rows)
         self.logits, self.passes, self.kept = {}, [], []
 
-    def read(self, windows):
-        ready, logits = super().read(windows)
+    def note(self, windows, ready, logits):
         for row, values in zip(ready, logits, strict=True):
             self.logits.setdefault(id(windows[row]), []).append(values)
             self.kept.append(windows[row])  # else its id could be another's
+
+    def recall(self, windows):
+        note, self.note = self.note, lambda *_: None  # `recall` calls `read`, whose logits would be noted twice
+        ready, logits = super().recall(windows)
+        self.note = note
+        self.note(windows, ready, logits)
+        return ready, logits
+
+    def read(self, windows, rows=None):
+        ready, logits = super().read(windows, rows)
+        self.note(windows, ready, logits)
         self.passes[-1]["reading"] = len(windows) - len(ready)
         return ready, logits
 
@@ -476,12 +486,12 @@ def test_rows_that_read_for_one_another():
     args, text = setting(max_length=64)
     model = random_model("llama", text, args)
     reader = Reader([model.base_model], model.lm_head, args)
-    reader.reset(3, markov=True)
+    reader.reset(3)
     state = [1 + i % 7 for i in range(12)]
     windows = {0: Window([3]), 1: Window(list(state)), 2: Window([4])}
     compared = 0
     for number in range(6):
-        ready, logits = reader.read(windows)
+        ready, logits = reader.recall(windows)
         for row, values in zip(ready, logits, strict=True):
             own = own_logits(model, windows[row].ids)[-1]
             torch.testing.assert_close(values, own, rtol=0, atol=1e-4)
@@ -494,11 +504,15 @@ def test_rows_that_read_for_one_another():
 
 
 def test_markov_games_read_a_state_once():
-    """Side by side, games in the same state cost one row; each of their tokens is still sampled for itself."""
+    """Games in the same state cost one row, side by side and later; each token is still sampled for itself."""
     args, text = setting(temperature=1.0)
     model = random_model("llama", text, args)
     episodes, _, reader = play(model, "echo_markov", text, args, num_envs=24, num_games=24)
     assert reader.passes[0]["rows"] <= 3  # of 24
+    num_states = len({tuple(window.ids[:place]) for episode in episodes for window in episode.windows
+                      for place in window.chosen})
+    num_read = sum(one["rows"] for one in reader.passes if one["rows"] < 24)  # in several passes, where one is long
+    assert num_read < 1.1 * num_states < len(reader.kept) / 2
     assert len({str(episode.trajectory) for episode in episodes}) > 12
 
 
@@ -816,7 +830,7 @@ def test_a_model_is_right_or_refused(name, std, tmp_path):
     policy, text = check(args)
     ids = torch.randint(len(text.tokenizer), (2, max_length), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     reader = Reader([policy.base_model], policy.get_output_embeddings(), args)
-    reader.reset(2, markov=False)
+    reader.reset(2)
     windows = {0: Window(ids[0, : max_length // 2].tolist()), 1: Window(ids[1, :3].tolist())}
     with torch.no_grad():
         own = policy(input_ids=ids, use_cache=False).logits
