@@ -90,7 +90,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     **dict.fromkeys(("maze_fo", "maze_po", "text_nav_fo", "text_nav_po"),
                     dict(FEW_GROUPS, model=BC, num_iterations=30)),
     "chess": dict(FEW_GROUPS, model=BC, num_iterations=10, num_groups=4, group_size=8, minibatch_size=4),
-    "endgames": dict(FEW_GROUPS, model=BC, learning_rate=1e-4),
+    "endgames": dict(FEW_GROUPS, model=BC, num_iterations=30, learning_rate=1e-4),
     **dict.fromkeys(("twenty_questions", "guess_city"),
                     dict(FEW_GROUPS, num_groups=32, minibatch_size=64, learning_rate=1.5e-4)),
     "car_dealer": dict(FEW_GROUPS, model=BC),
