@@ -100,7 +100,7 @@ def read_target(words: list[str], quantity: str, direction: str) -> tuple[Readin
             known, limits = limits_of(name if number < 0 else OBJECTS[number].names[0].lower(), quantity)
             if limits:
                 return compare(known, direction, limits, number), place + length
-        if word not in listed("determiner"):
+        if word not in listed("determiner") and not word.endswith("'s"):
             break
     return None
 

@@ -63,7 +63,9 @@ COMPARATIVES = "more|less|fewer|(?:big+|small|larg|heav|hev|light|tall|long|shor
 REWRITTEN = ((LISTED, " or"), (rf"\b({COMPARATIVES}) then\b", r"\1 than"),
              (r"(?<=\d),(?=\d{3})", ""), (r"[$£€] ?(\d[\d.]*\d|\d)", r"\1 dollars"),
              (r"(?<=\w\w\w)[ ,]+(?:rather than|as opposed to|instead of)\b.*", ""),
-             (r"\b(\d{4})'?s\b", r"\1"), (r"(\d)-?([a-z])", r"\1 \2"))
+             (r"\b(\d{4})'?s\b", r"\1"), (r"(\d)-?([a-z])", r"\1 \2"),
+             (r"\b((?:\d[\d.]*|a|one|ten|hundred|thousand) \w+) or (?:more|over|above|heavier|longer|taller|up)\b",
+              r"upwards of \1"))
 ENDINGS = {"s": "is", "re": "are", "m": "am", "ll": "will", "d": "would", "ve": "have"}
 
 
@@ -132,4 +134,4 @@ def read_number(words: list[str]) -> tuple[float, int]:
 ASKS = (r"(?:so |then )?(?:is|are|does|do|can|could|would|will|was|may|might|should|has) "
         r"(?:it|they|the|this|that|you|people|i|we|one|someone)\b[ \w'-]*\w{3}")
 CONCLUDES = r",? \bso (?=(?:i|it|is|this|that|my)\b)"  # `It has wings, so it is an airplane.`
-SENTENCES = re.compile(rf"[!?;:\n]+| [-–—]+ |\.(?!\d)|\bi mean\b(?= \w)|{CONCLUDES}|, (?={ASKS})", re.IGNORECASE)
+SENTENCES = re.compile(rf"[!;:\n]+|(?<=\?)(?!\?)| [-–—]+ |\.(?!\d)|\bi mean\b(?= \w)|{CONCLUDES}|, (?={ASKS})", re.I)

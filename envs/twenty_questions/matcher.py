@@ -1,15 +1,17 @@
 """How twenty_questions reads a question: as a property, a category, a comparison, a guess, or a combination of them.
 
 A question is normalised (case, accents, contractions, misspelled words), freed of what says nothing (`I think …`,
-`…, right?`), and read as a guess if nothing is left but the name of an object in a frame like `is it a …`. Otherwise
+`…, right?`), and read as a guess if beside the name of an object nothing is left but words of guessing. Otherwise
 the words that matter are compared with the phrases of the properties: the largest phrase whose words are all in the
 question is taken, then the largest of those that fit the words left. Together they must explain MIN_COVERED of the
 question's words and leave an object of which all of it is true: two readings that exclude each other are a mistake.
+Where no sentence is understood, the objects count that are known for most of its words.
 The tables are text files that a person can read and correct; this module holds no knowledge of the objects.
 """
 
 import re
 from functools import cache, lru_cache
+from math import log
 from operator import itemgetter
 
 from rapidfuzz import process
@@ -32,15 +34,19 @@ from envs.twenty_questions.tables import (
 
 MAX_LENGTH = 300  # characters of a question; longer ones are not read
 MIN_COVERED = 0.5  # share of a question's words that the properties found in it must explain
+FEW = 2  # objects that have a property in common; what is said of them they are known for
+TELLING = 6.0  # nats that words must tell about an object: one that is known for a single object tells log(158) = 5.1
+CLEARLY = 0.8  # of what tells most for an object is as good for others
 MIN_MISSPELLED = 5  # letters of a word that may be misspelled by one; from 9 letters on by two
 MATERIALS = "Orange", "Rock"  # `Is it orange?` asks for the colour, `Is it stone?` for the material
 MADE = {stem("made")}  # `wooden` is read as `made of wood`, and is one word all the same
 OPEN = {"what", "where", "how", "why", "who", "when", "whose", "which", "whom"}  # no yes/no question begins with these
 # What begins the description of a thing that was named before.
 DESCRIBED = re.compile(r"[,:(]+| [-–—]+ | (?=(?:like|such as|as in|because|with|the one|the thing|the kind)\b)", re.I)
-DESCRIPTION = r"(?:is it |it is )?(?:the|that|those|one of the|one of those) \w+ \w+"
 MORE_NAMES = r"(?:or|and|not|but)\b|(?:.* )?or .*#|(?:(?:a|an|the|is|it|maybe) )*#"
-LIST = re.compile(r"(#\d+)(?: or| and| is it| it is| are they| a)+ #\d+")
+GUESS = re.compile(r"(?P<before>(?:[^# ]+ )*)(?P<names>(?:#\d+ )*)#(?P<number>\d+)(?P<after>.*)")
+LIST = re.compile(r"(#\d+) (?:(?:(?:or|and|is it|it is|are they|a) )+#\d+|(?:(?:a|the) )?\1)\b")
+CALLED = re.compile(r"\b(?:a|an|the|some) (?:\w+ ){1,4}(?:called|named|known as) ")
 NOT_UNDERSTOOD = Reading(0, 0)
 
 
@@ -55,18 +61,6 @@ def all_of(readings: list[Reading]) -> Reading:
 def any_of(readings: list[Reading]) -> Reading:
     """Yes where one says yes, no where all say no."""
     return all_of([reading.opposite() for reading in readings]).opposite()
-
-
-def frames() -> list[re.Pattern]:
-    """The table's sentences around a guessed name."""
-    parts = {name: regex for regex, name in pairs("part").items()}
-    patterns = []
-    for frame in load_words()["frame"]:
-        while (longer := re.sub("[A-Z_]{2,}", lambda part: f"(?:{parts[part[0]]})", frame)) != frame:
-            frame = longer
-        frame = frame.replace("@", r"(?P<article>a )?#(?P<number>\d+)").replace("%", r"(?P<article>)#(?P<number>\d+)")
-        patterns.append(re.compile(frame))
-    return patterns
 
 
 def spellings(name: str) -> set[str]:
@@ -91,10 +85,10 @@ class Matcher:
         for first, *others in map(str.split, self.names | self.objects):
             self.longest[first] = max(self.longest.get(first, 1), 1 + len(others))
         self.materials = {number for number, thing in enumerate(OBJECTS) if thing.names[0] in MATERIALS}
-        self.frames = frames()
+        self.beside = Phrases({tuple(phrase.split()): () for phrase in listed("beside a guess")})
         self.before, self.after = ({tuple(phrase.split()) for phrase in listed(kind)} for kind in ("before", "after"))
-        self.article = re.compile(rf"\b(?:{'|'.join(listed('article'))}) (?=#)")
-        self.between = re.compile(rf"\b(?:(?:{'|'.join(listed('one') | listed('quantity'))}) )+(?=#)")
+        allowed = "|".join(listed("one") | listed("quantity") | listed("material"))
+        self.between = re.compile(rf"\b(?:(?:{allowed}|\w+'s) )+(?=#)")
         self.aside = Phrases({tuple(phrase.split()): () for phrase in listed("aside")})
         self.negate = Phrases({tuple(phrase.split()): ("not",) for phrase in listed("not")})
         same = {stems(self.named(old.split())): stems(self.named(new.split())) for old, new in pairs("same").items()}
@@ -103,6 +97,7 @@ class Matcher:
         self.drop = Phrases({stems(phrase.split()): () for phrase in listed("drop")})
         self.asked: dict[Tokens, Reading] = {}  # the players' own questions, stripped as well
         self.patterns: dict[frozenset[str], Reading] = {}  # by the words that matter, of all phrases
+        self.known_for: dict[str, int] = {}  # the objects that are known for a word
         self.note_wordings()
         self.rank = {pattern: number for number, pattern in enumerate(self.patterns)}
         self.starting: dict[str, list[frozenset[str]]] = {}  # patterns by one of their words
@@ -123,13 +118,17 @@ class Matcher:
                 if pattern and "not" not in pattern and (len(phrase) == 1 or not pattern <= self.light):
                     lost = len([word for word in phrase if word not in listed("frame word")]) - len(pattern)
                     found.append((lost, len(found), pattern, reading))
+            if thing.mask.bit_count() <= FEW:
+                for phrase in map(normalise, (*thing.questions, *thing.also, *thing.known)):
+                    for word in self.content(self.negate(self.named(phrase))):
+                        self.known_for[word] = self.known_for.get(word, 0) | thing.mask
         for _, _, pattern, reading in sorted(found, key=itemgetter(0, 1)):
             self.patterns.setdefault(pattern, reading)
 
     def collect_words(self) -> tuple[dict[str, list[str]], set[str]]:
         """The words that a misspelled one may be, by their first letter; and the words that are not misspelled."""
-        texts = [phrase for kind, phrases in load_words().items() if kind != "part" for phrase in phrases]
-        texts += [phrase for thing in load_properties() for phrase in (*thing.questions, *thing.also)]
+        texts = [phrase for phrases in load_words().values() for phrase in phrases]
+        texts += [phrase for thing in load_properties() for phrase in (*thing.questions, *thing.also, *thing.known)]
         texts += [name for thing in OBJECTS for name in thing.names + thing.other_names + thing.kinds]
         texts += [*load_measures().values, *(text for some in load_measures().phrases.values() for text in some)]
         words = {word for text in texts for word in normalise(text) if word.isalpha()}
@@ -147,13 +146,13 @@ class Matcher:
         heard = self.sounding.get(sound(word))
         if heard in self.objects:
             return heard
-        if len(word) < MIN_MISSPELLED:
-            return word
+        choices = self.vocabulary.get(word[0], [])
+        if len(word) < MIN_MISSPELLED:  # `hnad`
+            return next((choice for choice in choices if sorted(choice) == sorted(word)), word)
         if heard and heard[0] == word[0]:
             return heard
         distance = 1 if len(word) < 9 else 2
-        choices = self.vocabulary.get(word[0], ())
-        found = process.extract(word, choices, scorer=OSA.distance, score_cutoff=distance, limit=None)
+        found = process.extract(singular(word), choices, scorer=OSA.distance, score_cutoff=distance, limit=None)
         # Of those that are as near, an object's name, then one of the same length.
         nearest = [(far, choice not in self.objects, abs(len(choice) - len(word)), choice) for choice, far, _ in found]
         return min(nearest)[-1] if nearest else word
@@ -184,6 +183,9 @@ class Matcher:
     def strip(self, words: list[str]) -> list[str]:
         """Without what says nothing before the question, after it and in it."""
         words = self.aside(words)
+        for place, pair in enumerate(zip(words, words[1:-1], strict=False), 2):
+            if pair[1] == "whether" or pair[1] == "if" and pair[0] in listed("ask whether"):
+                return self.strip(words[place:])
         lengths = range(9, 0, -1)
         while length := next((n for n in lengths if n < len(words) and tuple(words[:n]) in self.before), 0):
             words = words[length:]
@@ -198,29 +200,47 @@ class Matcher:
         """
         if not any(word.startswith("#") for word in words):
             return None
-        asked = [word for word in words if word != "not"]
         numbers, negated = ([], []), False  # those asked for, and those denied
         for word in words:
             negated ^= word == "not"
             if word.startswith("#"):
                 numbers[negated].append(int(word[1:]))
-        sentence = self.article.sub("a ", self.between.sub("", " ".join(asked)))
+        sentence = " ".join([word for word in words if word != "not"])
         while (shorter := LIST.sub(r"\1", sentence)) != sentence:  # `a cat, a dog or a horse`: the first is enough
             sentence = shorter
-        match = next((match for pattern in self.frames if (match := pattern.fullmatch(sentence))), None)
-        if not match or not match["article"] and len(asked) > 1 and int(match["number"]) in self.materials and not (
-                listed("names the word") & set(asked)):
+        found = GUESS.fullmatch(self.between.sub("", CALLED.sub("", sentence)))
+        before, after, number = found["before"].split(), found["after"].split(), int(found["number"])
+        kind = self.beside(before)  # `football` of `is it a football helmet`
+        if not self.names_it(before, after) or kind != before[len(before) - len(kind) :]:
             return None
-        if match.groupdict().get("rest"):  # `ketchup made from tomato`
-            return Reading(0, EVERYTHING) if int(match["number"]) >= len(OBJECTS) else None
-        positive, negative = (sum({1 << number for number in some if number < len(OBJECTS)}) for some in numbers)
-        if kind := match.groupdict().get("kind"):
-            if int(match["number"]) >= len(OBJECTS) and "#" not in kind:  # `salt water`
+        if number >= len(OBJECTS):
+            parts = not before and len(numbers[0]) > 1 and min(numbers[0]) >= len(OBJECTS)  # `leaves and branches`
+            if kind or numbers[True] or parts or len(self.beside(after)) == 1:  # `a hand tool`
                 return None
-            plain = not numbers[True] and not set(kind.split()) & (listed("drop") | listed("light") | {"or", "than"})
-            return Reading(0, EVERYTHING & ~(1 << int(match["number"]))) if plain else None
+            if after or found["names"]:  # `ketchup made from tomato`
+                return Reading(0, EVERYTHING)
+        elif OBJECTS[number].category in listed("model"):  # `a wooden horse`, `a gold bear`
+            kind += set(sentence.split()) & listed("material")
+        kind += found["names"].split()
+        if kind:
+            no_noun = listed("drop") | listed("light") | {"or", "than", "like"}
+            return None if numbers[True] or after or set(kind) & no_noun else Reading(0, EVERYTHING & ~(1 << number))
+        bare = len(before) > 0 and before[-1] not in listed("article")
+        if "#" in found["after"] or bare and number in self.materials and not listed("names the word") & set(before):
+            return None
+        positive, negative = (sum({1 << number for number in some if number < len(OBJECTS)}) for some in numbers)
         yes = (positive if numbers[0] else EVERYTHING) & ~negative
         return Reading(yes, EVERYTHING & ~yes, numbers[0][0] if positive and not negative else -1)
+
+    def names_it(self, before: list[str], after: list[str]) -> bool:
+        """Whether a name between these words is said to be the answer, as in `Is it a … for children?`, not in `Does a
+        … eat it?`."""
+        asks = set(before) & listed("auxiliary")
+        if not self.beside(after) and not listed("names the word") & set(after[:1]):
+            return not asks or bool(set(before + after) & listed("says what it is"))
+        subject = set(before) & (listed("subject") | listed("names the word"))
+        described = after[0] in listed("describes") and (subject or not asks)
+        return described and (not asks or bool(set(before) & listed("says what it is")))
 
     def cover(self, words: set[str]) -> tuple[Reading, int, int]:
         """(what the properties found in the words say, how many words these explain, how many not)."""
@@ -272,7 +292,8 @@ class Matcher:
         if len(parts) == 1:
             return self.read_properties(whole)
         inverted = "not" in parts[0] and not any("not" in part for part in parts[1:])  # not (a or b)
-        readings = [self.read_properties([word for word in part if not inverted or word != "not"]) for part in parts]
+        parts = [[word for word in part if not inverted or word != "not"] for part in parts]
+        readings = [self.read_properties(part) for part in parts]
         if None in readings:
             return self.read_properties(whole)
         return any_of(readings).opposite() if inverted else any_of(readings)
@@ -289,24 +310,41 @@ class Matcher:
         reading = self.read_guess(self.named(stripped, self.names))
         if reading or not words or words[0] in OPEN:
             return reading
-        while not (reading := self.read_alternatives(words)) or not reading.understood:
-            clause = next((n for n in range(len(words) - 1, 2, -1) if words[n] in listed("clause")), 0)
-            if not clause:
-                break
-            words = words[:clause]
-        return reading
+        ends = [len(words)] + [n for n in range(len(words) - 1, 2, -1) if words[n] in listed("clause")]
+        readings = (self.read_alternatives(words[:end]) for end in ends)
+        return next((reading for reading in readings if reading and reading.understood), None)
+
+    def read_associations(self, words: list[str]) -> Reading | None:
+        """A sentence that no property explains: yes for the objects that are known for most of its words, if these are
+        half of them, and no for those that are known for none."""
+        words = self.named(self.negate(self.strip(words)))
+        content = set(self.content(words)) - self.light - self.weak - {"or"}
+        known = [self.known_for[word] for word in content if word in self.known_for]
+        told = [sum(log(len(OBJECTS) / mask.bit_count()) for mask in known if mask >> number & 1)
+                for number in range(len(OBJECTS))]
+        most = max(told)
+        yes = sum(1 << number for number, much in enumerate(told) if much >= CLEARLY * most)
+        if {"not", "than"} & content or OPEN & set(words[:1]) or most < TELLING:
+            return None
+        if 2 * sum(mask & yes > 0 for mask in known) < len(content):
+            return None
+        return Reading(yes, sum(1 << number for number, much in enumerate(told) if not much))
 
     def read(self, text: str) -> Reading:
         """A whole text: what its last question that is understood says. It guesses if it names a single object."""
-        sentences = [self.words(sentence) for sentence in SENTENCES.split(text)]
+        pieces = SENTENCES.split(text)
+        sentences = [self.words(piece) for piece in pieces]
         readings = [(words, reading) for words in sentences if (reading := self.read_sentence(words))]
+        readings = readings or [(words, reading) for words in sentences if (reading := self.read_associations(words))]
+        questions = [words for piece, words in zip(pieces, sentences, strict=True) if "?" in piece]
         named = {name for words in sentences for name in self.names_in(words) if name < len(OBJECTS)}
         for words, reading in readings:
             if reading.guess >= 0 and len(named) == 1 == len(self.names_in(words)):
                 return reading
         if guess := self.read_described_guess(text):
             return guess
-        asked = [reading for words, reading in readings if listed("auxiliary") & set(words)]
+        asked = [reading for words, reading in readings if words in questions]
+        asked = asked or [reading for words, reading in readings if listed("auxiliary") & set(words)]
         asked = asked or [reading for _, reading in readings]
         return asked[-1]._replace(guess=-1) if asked else NOT_UNDERSTOOD
 
@@ -319,13 +357,10 @@ class Matcher:
         description; not `Is it a cat, a dog, a cow?`."""
         for boundary in DESCRIBED.finditer(text):
             before, after = self.words(text[: boundary.start()]), self.words(text[boundary.end() :])
-            guess = self.read_sentence(before)
             more = re.match(MORE_NAMES, " ".join(self.named(self.strip(after), self.names)))
-            if guess and guess.guess >= 0 and not more:
-                return guess
-            if re.match(DESCRIPTION, " ".join(self.strip(before))) and not self.names_in(before):
-                guess = self.read_sentence(after)
-                if guess and guess.guess >= 0 and len(self.names_in(after)) == 1:
+            for side, alone in ((before, not more), (after, not self.names_in(before))):
+                guess = self.read_sentence(side) if alone else None
+                if guess and guess.guess >= 0:
                     return guess
         return None
 

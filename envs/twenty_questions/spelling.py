@@ -59,6 +59,7 @@ def read_count(sentence: str) -> Reading | None:
     how = match[1] or ""
     if how in ("more than", "longer than", "over", "at least") or re.search(r"\bor (?:more|longer)\b", sentence):
         return holds([count > number or how in ("at least", "") and count == number for count in counts])
-    if how in ("less than", "fewer than", "shorter than", "under", "at most"):
-        return holds([count < number or how == "at most" and count == number for count in counts])
+    fewer = re.search(r"\bor (?:fewer|less|shorter)\b", sentence)
+    if fewer or how in ("less than", "fewer than", "shorter than", "under", "at most"):
+        return holds([count < number or (fewer or how == "at most") and count == number for count in counts])
     return holds([count == number for count in counts])

@@ -36,6 +36,7 @@ class Property(NamedTuple):
     name: str
     questions: tuple[str, ...]
     also: tuple[str, ...]
+    known: tuple[str, ...]
     mask: int
     maybe: int
 
@@ -148,16 +149,17 @@ def load_properties() -> tuple[Property, ...]:
         key, _, text = line.partition(": ")
         if line.startswith("["):
             known |= {f"[{other.name}]": other.mask for other in properties[-1:]}
-            properties.append(Property(line[1:-1], (), (), 0, 0))
+            properties.append(Property(line[1:-1], (), (), (), 0, 0))
             continue
-        name, questions, also, mask, maybe = properties[-1]
+        name, questions, also, associated, mask, maybe = properties[-1]
         if key == "yes":
             mask = add_objects(mask, text, known)
         elif key == "maybe":
             maybe = add_objects(maybe, text, known)
         questions += tuple([f"{question}?" for question in split(text, "?")]) if key == "ask" else ()
         also += split(text) if key == "also" else ()
-        properties[-1] = Property(name, questions, also, mask, maybe)
+        associated += split(text) if key == "known" else ()
+        properties[-1] = Property(name, questions, also, associated, mask, maybe)
     return tuple([thing._replace(maybe=thing.maybe & ~thing.mask) for thing in properties])
 
 
