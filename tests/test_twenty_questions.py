@@ -399,6 +399,18 @@ Is it the instrument Jimi Hendrix was famous for? | guitar | flute
 Is it meant for knocking nails in? | hammer | pliers
 Could it be used to clear snow off the driveway? | shovel | scissors
 Does it live in Africa? | lion, elephant | tiger
+Does it weigh 100 kg or more? | elephant, car | cat, fork
+Is it roughly the size of an adult's fist? | onion, apple | car, grape
+For my next question, I would like to know whether the item is edible. | orange, corn | fork, car
+I believe I've got 12 left. Fruit? | banana, peach | car, dog
+Is it sold by the pound? | tomato, potato | car, dog
+Does it sell by the pound? | tomato, potato | car, dog
+can it be hled in one hnad | pen, spoon | car, horse
+Does it thump its foot and nibble lettuce? | rabbit | car, fork
+Would the MGM logo show it? | lion | car, fork
+Will it chase after a gazelle for lunch? | lion | car, fork
+Is it made by bees? | | pen, dog
+Has the word got five letters or fewer? | fork, dog | elephant, banana
 Does it eat grass? | sheep, cow | lion"""
 
 
@@ -546,7 +558,15 @@ A piano is my best guess. | piano
 Would I win if I said violin? | violin
 Is the fruit in question a peach? | peach
 Is it just, you know, socks? | socks
-Is it a red onion? | onion"""
+Is it a red onion? | onion
+Could the fruit be a Georgia peach? | peach
+Is it a ladies gown? | dress
+Is it the vegetable we know as the onion? | onion
+Banannas! | banana
+Popeye's spinich? | spinach
+Is it a mechanical thing called a stapler? | stapler
+Perhaps it is a personal journal where one writes about one's day? | diary
+Is it a wooden spoon? | spoon"""
 
 
 @pytest.mark.parametrize("line", GUESSES.splitlines())
@@ -564,7 +584,8 @@ banana bread | banana; a grapefruit | grape
 a basketball hoop | basketball; salad dressing | dress; a painter | painting; a forklift | fork; a pancake | pan
 a rock band | rock; a tree house | tree; a seesaw | saw; a desk lamp | desk; a toothbrush holder | toothbrush
 a nail that you hit with a hammer | hammer; a boar | bear; a boxing ring | ring; a hot dog | dog
-a car key | key; a coach | couch; a locker | locket; a person | doll"""
+a car key | key; a coach | couch; a locker | locket; a person | doll; a wooden horse | horse; a plastic bear | bear
+a gold fish | ring; an electric guitar | guitar; mittens | gloves; a pair of suspenders | belt; a parsnip | carrot"""
 
 
 @pytest.mark.parametrize("pair", split(NEAR_MISSES.replace("\n", "; ")))
@@ -1041,9 +1062,9 @@ def test_lost_game():
 
 
 @pytest.mark.parametrize("name, understood, right, yes, guesses", [
-    ("twenty_questions", 0.98, 0.97, 0.92, 0.97),  # the tables have been mended by it
-    ("twenty_questions_2", 0.88, 0.91, 0.77, 0.92),  # its guesses, its near misses and a dozen questions were looked at
-    ("twenty_questions_3", 0.89, 0.93, 0.81, 0.81)])  # nothing of it has
+    ("twenty_questions", 0.99, 0.97, 0.93, 0.97),  # the tables have been mended by it
+    ("twenty_questions_2", 0.92, 0.94, 0.86, 0.96),  # the tables have been mended by it
+    ("twenty_questions_3", 0.95, 0.93, 0.86, 0.85)])  # nothing of it has
 def test_questions_of_people_who_have_not_seen_the_tables(name, understood, right, yes, guesses):
     found = measure(Path(__file__).parent / "unseen" / f"{name}.jsonl")
     assert found["understood"] >= understood and found["right of understood"] >= right
