@@ -230,11 +230,11 @@ def understand(action: str) -> Question:
         return Question("several", folded, bare, cities=names)
     if names:
         return about_city(masked, folded, bare, names)
+    if guess := misspelled_city(bare):
+        return Question("guess", folded, cities=frozenset([guess]))
     question = read_question(text, bare, folded)
     if question.kind != "unknown":
         return question
-    if guess := misspelled_city(bare):
-        return Question("guess", folded, cities=frozenset([guess]))
     mended = simplify(" ".join(map(mend, bare.split())))
     return read_question(text, mended, folded) if mended != bare else question
 
@@ -246,18 +246,20 @@ def is_yes_no(bare: str) -> bool:
 def about_city(masked: str, folded: str, bare: str, cities: frozenset[str] = frozenset(), other: str = "") -> Question:
     """A question that names one city, which stands as `@` in `masked`: of the list, or another one."""
     with_countries = named_countries(masked)[1]
-    excluded, compared = [re.search(pattern(said), with_countries) for said in ("excluded", "compared")]
+    guessed, excluded, compared = [bool(re.search(pattern(said), with_countries))
+                                   for said in ("guessed", "excluded", "compared")]
+    aside = excluded or compared and not guessed
     is_long = len(masked.split()) > 7
     found = matching_topics(masked) if not is_yes_no(masked) or " or " in masked or other and is_long else []
     if found and found[0] != "untold":
         kind = "topic"  # `How many hours ahead of @ is it?`
     elif excluded:
         kind = "excluded" if cities and len(masked.split()) < 9 else "unknown"  # of a longer one it is not all
-    elif compared:
+    elif aside:
         kind = "distance" if re.search(pattern("how far"), masked) else "compare"
     else:
-        kind = "unknown" if other and is_long else "guess"
-    return Question(kind, folded, bare, tuple(found[:1]), cities, other, aside=bool(excluded or compared))
+        kind = "unknown" if other and is_long and not guessed else "guess"
+    return Question(kind, folded, bare, tuple(found[:1]), cities, other, aside=aside)
 
 
 def read_question(text: str, bare: str, folded: str) -> Question:
