@@ -211,7 +211,8 @@ def distance(city: City, question: Question) -> int:
 def choose_claim(city: City, question: Question) -> tuple[str, bool | None]:
     """The topic that is answered, and whether what is said of it holds: one that is false goes before the others."""
     claims = [("country", placed(city, question))] if question.placed else []
-    claims += [(topic, truth(city, topic, question)) for topic in question.topics]
+    told = [topic for topic in question.topics if city.values.get(topic, "-") != "-"] or question.topics[:1]
+    claims += [(topic, truth(city, topic, question)) for topic in told]
     if "open" in topics().get(claims[0][0], topics()["so"]).flags or claims[0][1] is None and " or " in question.bare:
         return claims[0]
     joined = [claim for claim in claims[1:] if question.placed or "joins" in topics()[claim[0]].flags]
@@ -242,8 +243,8 @@ def about_topics(city: City, question: Question) -> tuple[str, ...]:
     untold = topic not in city.told or "yes-no" in about.flags and question.yes_no and holds is None
     if untold and "{}" in about.say[0]:
         return tuple(topics()["unknown"].say)
-    fine = holds or "fine" in about.flags and not question.of_players
-    phrase = city.values[topic] if about.classes and fine else city.told.get(topic)
+    in_full = about.classes and (holds or not question.of_players)
+    phrase = city.values[topic] if in_full else city.told.get(topic)
     sentences = [form.format(phrase) for form in about.say]
     if holds is None:
         return tuple(sentences)

@@ -171,7 +171,7 @@ def complete(values: dict[str, str]) -> dict[str, str]:
         "hemisphere": f"{'north' if latitude > 0 else 'south'} and {'east' if longitude > 0 else 'west'}",
         "equator": str(abs(latitude)), "borders": str(len(borders)),
         "warmth": values["hot"], "frost": values["cold"], "clothes": values["cold"],
-        "daylight": str(abs(latitude)), "food also": values["dishes"],
+        "daylight": str(abs(latitude)), "wages": values["wealth"], "food also": values["dishes"],
         "green also": ", ".join(green), "water also": ", ".join(water), "month": values["hottest"],
         "terrain also": ", ".join([values.get("terrain also", "-"), *["island"] * (values["shores"] == "island")]),
         "mean": str((float(values["hot"]) + float(values["cold"])) / 2)}

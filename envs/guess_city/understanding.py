@@ -232,11 +232,10 @@ def understand(action: str) -> Question:
         return about_city(masked, folded, bare, names)
     if guess := misspelled_city(bare):
         return Question("guess", folded, cities=frozenset([guess]))
-    question = read_question(text, bare, folded)
-    if question.kind != "unknown":
-        return question
+    asked = simplify(JOINED.sub(r"\1\2", fold(re.sub(pattern("preamble"), "", text))))
     mended = simplify(" ".join(map(mend, bare.split())))
-    return read_question(text, mended, folded) if mended != bare else question
+    readings = (read_question(text, wording, folded) for wording in (asked, bare, mended))
+    return next((question for question in readings if question.understood), Question("unknown", folded, bare))
 
 
 def is_yes_no(bare: str) -> bool:
@@ -283,7 +282,7 @@ def read_question(text: str, bare: str, folded: str) -> Question:
     if found or placed:
         negated = bool(re.search(pattern("negated"), bare))
         kind = "topic" if found else "countries"
-        return Question(kind, folded, bare, tuple(found if yes_no else found[:1]), countries=named, placed=placed,
+        return Question(kind, folded, bare, tuple(found), countries=named, placed=placed,
                         yes_no=yes_no, negated=negated)
     if re.match(pattern("unlisted city"), text):
         return Question("guess", folded, bare)  # a city that is not of the list, most likely
