@@ -403,7 +403,8 @@ def test_bank_is_understood():
     """Every question of the data's players is about the topic that it stands under."""
     for name, topic in topics().items():
         for question in topic.ask + topic.test:
-            assert (understand(f"{question}\n").kind, understand(f"{question}\n").topic) == ("topic", name), question
+            understood = understand(f"{question}\n")
+            assert (understood.kind, understood.topics) == ("topic", (name,)), question
         for question in topic.test:  # for some city, whatever the answer: yes or no
             told = {ask(city.name, question).split(" ")[0] for city in cities()}
             assert len(told & {"Yes,", "No,", "Not", "That"}) >= 2, question
@@ -413,7 +414,7 @@ def test_bank_is_understood():
 def test_questions_beyond_the_bank(about, question, check):
     assert len(QUESTIONS) >= 200 and f"{question}\n" not in bank()
     understood = understand(f"{question}\n")
-    assert about == (understood.topic or understood.kind)
+    assert about == (understood.topics[0] if understood.kind == "topic" else understood.kind)
     if check:
         name, _, expected = check.partition(": ")
         assert ask(name, question).lower().startswith(expected)
@@ -482,7 +483,7 @@ KINDS = [  # of questions that were once not understood, answered by a neighbour
     ("Cairo", "How much does it rain?", "It gets hardly any rain"), ("Rome", "How often does it rain?",
     "It gets a moderate"),
     ("Chicago", "How far inland is it?", "It is more than six hundred kilometres"),
-    ("Tokyo", "How far is it from London?", "It is about 9600 kilometres"), ("Rome", "Who wrote about it?",
+    ("Tokyo", "How far is it from London?", "It lies about 9600 kilometres"), ("Rome", "Who wrote about it?",
     "I am not sure"),
     ("Paris", "How high is the tallest building?", "Its tallest building has"), ("Baghdad", "How hot is summer?",
     "On a day in the"),
@@ -539,6 +540,29 @@ KINDS = [  # of questions that were once not understood, answered by a neighbour
     ("Madrid", "Is baseball more popular than football?", "Not above all"),
     ("Jakarta", "Do people use an alphabet that isn't the Latin one?", "No,"),
     ("Lima", "You don't live in Europe, do you?", "Yes,"), ("Tokyo", "Do people live to a great age?", "People live"),
+    # names that are no secret
+    ("Paris", "What is the name of the river?", "Its river is the Seine"),
+    ("Tokyo", "Name a singer from there.", "Known people"),
+    ("Chicago", "Which airport would I land at?", "The airport that people use is O'Hare"),
+    ("Havana", "What's the local booze called?", "A typical drink is rum"),
+    ("Bangalore", "Which big company is based there?", "It has the head offices of Infosys"),
+    # what stands in the tables by country
+    ("Madrid", "When do people have dinner?", "Dinner is eaten late"),
+    ("Moscow", "How many time zones are there?", "The country has eleven"),
+    ("Istanbul", "What is a popular dessert?", "For something sweet people have baklava"),
+    ("Seoul", "How do I say hello?", "To greet somebody you would say annyeong"),
+    ("Lima", "When is the national holiday?", "The national holiday is the 28th of July"),
+    ("Beijing", "Whose face is on the banknotes?", "The banknotes show Mao"), ("London", "Are salaries high?", "Yes,"),
+    ("Moscow", "Will I see fur hats?", "Yes,"), ("Bangkok", "Will I see fur hats?", "Not that"),
+    # facts of a few cities
+    ("Osaka", "Is the airport on a man-made island?", "Yes,"), ("Madrid", "Is there sumo?", "No,"),
+    ("Tehran", "Can I ski nearby?", "Yes,"), ("Berlin", "Do people haggle?", "No,"),
+    # a country or a city to compare with of which the tables hold nothing; what stands before the question
+    ("Singapore", "Is your country smaller than Luxembourg, or bigger?", "The country is tiny"),
+    ("Madrid", "From Athens, should I travel east or west to reach you?", "It lies about 2400 kilometres to the west"),
+    ("London", "I am a poor student. Is it expensive?", "Yes,"),
+    # what is told of the first topic that the table of the city holds
+    ("Kinshasa", "What is the name of the river?", "It lies on one of the mightiest rivers"),
 ]
 
 
@@ -554,7 +578,8 @@ def test_comparisons_of_all_cities():
         for city, other in itertools.product(cities(), ["Lima", "Chicago", "Pyongyang", "Vienna"]):
             if city.name != other:
                 line = ask(city.name, f"Is it {said} than {other}?") + "\n"
-                assert line in SAY["so"] | SAY["not so"] | SAY["unknown"]
+                told = not line.startswith(("Yes", "No"))  # `The cost of living is high.`
+                assert told or line in SAY["so"] | SAY["not so"] | SAY["unknown"]
 
 
 ASIDE = ["I know it isn't {}.", "It's not {}, right?", "Can we rule out {}?", "Apart from {}, is it a port?",
@@ -568,14 +593,20 @@ ASIDE = ["I know it isn't {}.", "It's not {}, right?", "Can we rule out {}?", "A
          "Do kids there wear {} Bulls caps?", "Would I see a man with a fat {} between his lips?",
          "Did the {} Symphony play there?", "My aunt lives in {}, is yours warmer?", "At noon in {}, is it dark there?",
          "Does the old film {} ever run?", "Is your mayor a friend of the mayor of {}?",
-         "Would a tourist confuse it with {}?", "is it bigger then {}", "Is it day there when it is night in {}?"]
+         "Would a tourist confuse it with {}?", "My brother guesses {}. I doubt it.", "The seller told me it's {}.",
+         "Any city but {}, right?", "Before we go on: {} it is not.", "{}'s tallest tower is huge. Is yours?",
+         "I'd have said {}, but there is no snow.", "Is it part of greater {}?", "{} I have crossed off my list.",
+         "is it bigger then {}", "Is it day there when it is night in {}?"]
 OUTRIGHT = ["I think it's {}.", "My final guess: {}", "It's {}, isn't it?", "Are we talking about {}?",
     "I'd like to guess: {}.",
             "Would I be right in saying that this is {}?", "does the city happen to be called {}",
             "Oh I know, it's {}!!",
             "I feel like it is {}", "So the answer is {}?", "It must be {}, no doubt",
             "Is it the city of {}?", "Do you live in {}?", "Everything points to {}!", "{}, haha",
-            "Based on your answers, I believe it is {}."]
+            "Based on your answers, I believe it is {}.", "I'd bet my hat on {}", "My money's on {}.",
+            "A port, a palace. {}, obviously.", "Grandpa would have called it {}, am I right?",
+            "On my old map your home is marked as {}.", "Surely this must be {}, mustn't it?",
+            "Given all the clues, a river and baths, I would like to guess that the city is {}."]
 
 
 @pytest.mark.parametrize("name", ["Lima", "Hong Kong", "São Paulo"])

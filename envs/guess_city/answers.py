@@ -2,6 +2,7 @@
 
 import re
 from functools import cache, lru_cache
+from math import atan2, cos, degrees, radians
 
 from envs.guess_city.guard import guard
 from envs.guess_city.tables import City, cities, countries, other_cities, particulars, topics, words
@@ -15,6 +16,7 @@ SIZES = {"hundred thousand": 1e5, "hundred million": 1e8, "hundred": 1e2, "thous
 NUMBER = re.compile(
     rf"\b(?:(\d+(?:\.\d+)?(?!\d)|(?:{'|'.join(NUMBERS)})\b)|an?\b(?= (?:half|hundred|thousand|million|billion)))"
     rf" ?(?:an? )?(?:({'|'.join(SIZES)})s?\b)?")
+DIRECTIONS = "east northeast north northwest west southwest south southeast".split()
 YEAR = 2025  # of the tables
 EXTREME = {"warmth": 8.0, "frost": -10.0}  # how far the hottest and coldest days are from the usual ones
 LEAST = {"mean": 2.0, "hot": 2.0, "cold": 2.0}  # smaller differences are not told
@@ -124,18 +126,13 @@ def words_agree(folded: str, told: str) -> bool | None:
 
 
 def truth(city: City, topic: str, question: Question) -> bool | None:
-    """Whether what a yes-or-no question says holds for the city; None if that cannot be told."""
-    holds = first_truth(city, topic, question)
-    return True if not holds and holds_besides(city, topic, question) else holds
-
-
-def holds_besides(city: City, topic: str, question: Question) -> bool:
-    """Whether the question is about something that is there too, though an open question is not told it."""
-    also = city.values.get(f"{topic} also")
-    if not also or not question.yes_no or question.of_players or re.search(pattern("not besides"), question.bare):
-        return False
+    """Whether what a yes-or-no question says holds, or is there beside what is told; None if that cannot be told."""
+    holds, also = first_truth(city, topic, question), city.values.get(f"{topic} also")
+    told_first = not question.yes_no or question.of_players or re.search(pattern("not besides"), question.bare)
+    if holds or told_first or not also:
+        return holds
     asked = {code for code, (_, asks) in topics()[topic].codes.items() if asks.search(question.bare)}
-    return bool(asked & set(also.split(", "))) or bool(words_agree(question.bare, also))
+    return True if asked & set(also.split(", ")) or words_agree(question.bare, also) else holds
 
 
 def first_truth(city: City, topic: str, question: Question) -> bool | None:
@@ -175,54 +172,58 @@ def first_truth(city: City, topic: str, question: Question) -> bool | None:
     return bool(sides[0] & values)
 
 
-def placed(city: City, question: Question) -> bool:
-    """Whether the city is in one of the countries that a question names."""
-    return any(countries()[name] is city.country for name in question.countries)
-
-
 # --- What is said ---
 
 
 def forms(city: City, question: Question) -> tuple[str, ...]:
     """The answers among which a game chooses; they differ in form only."""
-    kind = "unknown" if question.kind == "nothing" else question.kind
+    kind = {"nothing": "unknown", "guess": "wrong"}.get(question.kind, question.kind)
     if question.names(city):
         kind = "win"
     elif kind in ("compare", "excluded"):
         holds = compare(city, question) if kind == "compare" else city.name not in question.cities
+        if holds is None and question.topics:
+            return about_topics(city, question)
         kind = "unknown" if holds is None else "so" if holds else "not so"
-    elif kind == "guess":
-        kind = "wrong"
     elif kind == "distance":
         far = distance(city, question)
-        kind = "distance" if far else "unknown"
-        return tuple(say.format(far) for say in topics()[kind].say)
+        return tuple(say.format(far) for say in topics()["distance" if far else "unknown"].say)
     elif kind in ("topic", "countries"):
         return about_topics(city, question)
     return tuple(topics()[kind].say)
 
 
-def distance(city: City, question: Question) -> int:
-    """Kilometres to the city that is named, in round numbers."""
-    kilometres = city.distance(named(question))
-    return int(round(kilometres, -2 if kilometres > 1000 else -1))
+def distance(city: City, question: Question) -> str:
+    """Kilometres to the city that is named, in round numbers, and in which direction they lead; empty if none."""
+    other = named(question)
+    kilometres = city.distance(other)
+    north, east = [float(city.values[key]) - float(other.values[key]) for key in ("latitude", "longitude")]
+    shorter = cos(radians(float(city.values["latitude"])))  # than at the equator: a degree of longitude
+    angle = degrees(atan2(north, ((east + 180) % 360 - 180) * shorter))
+    rounded = int(round(kilometres, -2 if kilometres > 1000 else -1))
+    return f"{rounded} kilometres to the {DIRECTIONS[round(angle / 45) % 8]}" if rounded else ""
 
 
 def choose_claim(city: City, question: Question) -> tuple[str, bool | None]:
     """The topic that is answered, and whether what is said of it holds: one that is false goes before the others."""
-    claims = [("country", placed(city, question))] if question.placed else []
+    is_there = any(countries()[name] is city.country for name in question.countries)
     told = [topic for topic in question.topics if city.values.get(topic, "-") != "-"] or question.topics[:1]
-    claims += [(topic, truth(city, topic, question)) for topic in told]
-    if "open" in topics().get(claims[0][0], topics()["so"]).flags or claims[0][1] is None and " or " in question.bare:
-        return claims[0]
-    joined = [claim for claim in claims[1:] if question.placed or "joins" in topics()[claim[0]].flags]
-    if claims[0][1] is True or claims[0][1] is False and not told_by_words(claims[0][0]):
-        return next((claim for claim in [claims[0], *joined] if claim[1] is False), claims[0])
-    return next((claim for claim in claims if claim[1] or claim[1] is False and not told_by_words(claim[0])), claims[0])
+    first, *others = [("country", is_there)] * question.placed + [(name, truth(city, name, question)) for name in told]
+    if first[0] in topics() and "open" in topics()[first[0]].flags or first[1] is None and " or " in question.bare:
+        return first
+    if not settles(first):
+        return next(filter(settles, others), first)
+    joined = [claim for claim in others if question.placed or "joins" in topics()[claim[0]].flags]
+    return next((claim for claim in [first, *joined] if claim[1] is False), first)
+
+
+def settles(claim: tuple[str, bool | None]) -> bool:
+    """Whether a claim is known to be true or false; what plain words do not name may be there all the same."""
+    return claim[1] is True or claim[1] is False and not told_by_words(claim[0])
 
 
 def told_by_words(topic: str) -> bool:
-    """Whether the tables tell of the topic in plain words: what they do not name may be there all the same."""
+    """Whether the tables tell of the topic in plain words."""
     about = topics().get(topic)
     return bool(about and about.classes and not about.codes and not about.units)
 

@@ -170,9 +170,9 @@ def complete(values: dict[str, str]) -> dict[str, str]:
     return {"neighbours": ", ".join(borders) or "no other country"} | values | {
         "hemisphere": f"{'north' if latitude > 0 else 'south'} and {'east' if longitude > 0 else 'west'}",
         "equator": str(abs(latitude)), "borders": str(len(borders)),
-        "warmth": values["hot"], "frost": values["cold"], "clothes": values["cold"],
+        "warmth": values["hot"], "frost": values["cold"], "clothes": values["cold"], "month": values["hottest"],
         "daylight": str(abs(latitude)), "wages": values["wealth"], "food also": values["dishes"],
-        "green also": ", ".join(green), "water also": ", ".join(water), "month": values["hottest"],
+        "culture also": "university, college", "green also": ", ".join(green), "water also": ", ".join(water),
         "terrain also": ", ".join([values.get("terrain also", "-"), *["island"] * (values["shores"] == "island")]),
         "mean": str((float(values["hot"]) + float(values["cold"])) / 2)}
 

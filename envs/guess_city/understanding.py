@@ -5,6 +5,7 @@ Its patterns stand in `words.txt` and `topics.txt`. In the former `@` is the cit
 
 import re
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from zlib import crc32
@@ -39,10 +40,6 @@ class Question:
     def key(self) -> int:
         """Chooses the form of the answer, together with the game's seed."""
         return crc32(self.folded.encode())
-
-    @property
-    def topic(self) -> str:
-        return self.topics[0] if self.topics else ""
 
     @property
     def understood(self) -> bool:
@@ -115,15 +112,20 @@ def spelling() -> frozenset[str]:
     return frozenset(" ".join(lines).split())
 
 
+def nearest(word: str, known: Collection[str]) -> list[str]:
+    """The known words that differ from it least: by one letter, or by two if it is long."""
+    most = 1 if len(word) < 8 else 2
+    near = process.extract(word, known, scorer=OSA.distance, score_cutoff=most, limit=5)
+    return [found for found, distance, _ in near if len(found) > 3 and distance == near[0][1]]
+
+
 @lru_cache(maxsize=10_000)
 def mend(word: str) -> str:
-    """The word without a slip of the hand: the only known one that differs by a letter, by two if it is long."""
+    """The word without a slip of the hand: the only known one that is near."""
     if len(word) < 4 or word in spelling() or not word.isalpha():
         return word
-    most = 1 if len(word) < 9 else 2
-    near = process.extract(word, spelling(), scorer=OSA.distance, score_cutoff=most, limit=5)
-    near = [found for found in near if len(found[0]) > 3]
-    return near[0][0] if len(near) == 1 or len(near) == 2 and near[0][1] < near[1][1] else word
+    near = nearest(word, spelling())
+    return near[0] if len(near) == 1 else word
 
 
 # --- Names ---
@@ -190,11 +192,9 @@ def misspelled_city(bare: str) -> str:
     """The city that a guess means whose name has a slip of the hand; none if it may be another place."""
     guess = re.sub(pattern("guess frame"), "", bare)
     by_name, _ = city_names()
-    most = 1 if len(guess) < 8 else 2
     if len(guess) < 5 or guess in spelling() or re.search(pattern("other places"), guess):
         return ""
-    near = process.extract(guess, list(by_name), scorer=OSA.distance, score_cutoff=most, limit=3)
-    found = {by_name[name] for name, distance, _ in near if len(name) > 4 and distance == near[0][1]}
+    found = {by_name[name] for name in nearest(guess, list(by_name)) if len(name) > 4}
     return found.pop() if len(found) == 1 else ""
 
 
@@ -249,8 +249,8 @@ def about_city(masked: str, folded: str, bare: str, cities: frozenset[str] = fro
                                    for said in ("guessed", "excluded", "compared")]
     aside = excluded or compared and not guessed
     is_long = len(masked.split()) > 7
-    found = matching_topics(masked) if not is_yes_no(masked) or " or " in masked or other and is_long else []
-    if found and found[0] != "untold":
+    found = [topic for topic in matching_topics(masked) if topic != "untold"]
+    if found and (not is_yes_no(masked) or " or " in masked or other and is_long):
         kind = "topic"  # `How many hours ahead of @ is it?`
     elif excluded:
         kind = "excluded" if cities and len(masked.split()) < 9 else "unknown"  # of a longer one it is not all
@@ -258,15 +258,14 @@ def about_city(masked: str, folded: str, bare: str, cities: frozenset[str] = fro
         kind = "distance" if re.search(pattern("how far"), masked) else "compare"
     else:
         kind = "unknown" if other and is_long and not guessed else "guess"
-    return Question(kind, folded, bare, tuple(found[:1]), cities, other, aside=aside)
+    return Question(kind, folded, bare, tuple(found), cities, other, aside=aside)
 
 
 def read_question(text: str, bare: str, folded: str) -> Question:
     """A question that names no city of the list."""
     named, masked = named_countries(bare)
     found = matching_topics(f"{bare} | {masked}" if named else bare)
-    is_secret = not (found and "named" in topics()[found[0]].flags) and topics()["refuse"].match.search(bare)
-    if is_secret:
+    if not (found and "named" in topics()[found[0]].flags) and topics()["refuse"].match.search(bare):
         return Question("refuse", folded, bare)
     if found[:1] == ["untold"]:
         return Question("unknown", folded, bare)
@@ -276,17 +275,15 @@ def read_question(text: str, bare: str, folded: str) -> Question:
     own_sense = any("countries" in topics()[topic].flags for topic in found[:1])
     placed = bool(named and not own_sense and re.search(pattern("placed"), masked)
                   and not re.search(pattern("near"), masked))
-    if named and not placed and not own_sense:
-        return Question("unknown", folded, bare, countries=named)
-    yes_no = is_yes_no(bare)
+    compared = named and not placed and not own_sense  # `Is it richer than #?` is told how rich it is
     if found or placed:
+        yes_no = is_yes_no(bare) and not compared
         negated = bool(re.search(pattern("negated"), bare))
         kind = "topic" if found else "countries"
         return Question(kind, folded, bare, tuple(found), countries=named, placed=placed,
                         yes_no=yes_no, negated=negated)
-    if re.match(pattern("unlisted city"), text):
-        return Question("guess", folded, bare)  # a city that is not of the list, most likely
-    return Question("unknown", folded, bare)
+    is_guess = re.match(pattern("unlisted city"), text)  # of a city that is not of the list, most likely
+    return Question("guess" if is_guess else "unknown", folded, bare)
 
 
 def matching_topics(bare: str) -> list[str]:
