@@ -192,7 +192,7 @@ def misspelled_city(bare: str) -> str:
     """The city that a guess means whose name has a slip of the hand; none if it may be another place."""
     guess = re.sub(pattern("guess frame"), "", bare)
     by_name, _ = city_names()
-    if len(guess) < 5 or guess in spelling() or re.search(pattern("other places"), guess):
+    if not 4 < len(guess) < 30 or guess in spelling() or re.search(pattern("other places"), guess):
         return ""
     found = {by_name[name] for name in nearest(guess, list(by_name)) if len(name) > 4}
     return found.pop() if len(found) == 1 else ""
