@@ -19,6 +19,7 @@ import pytest
 from gym_wrapper import check_with_gymnasium
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measure_car_dealer import main as measure
 
 import envs
 from envs import Trajectory, make, play
@@ -364,6 +365,36 @@ def test_an_amount_in_doubt_sells_nothing():
     assert says(game(), car)[4]["success"]
     for more in ("The colour on the bonnet hums $29,000.", "Scratch that, the number was wrong."):
         assert not says(game(), f"{car} {more}")[4]["success"], more
+
+
+@pytest.mark.parametrize(("lines", "outcome"), [
+    # An amount below half of what was asked for the same car is no price: he asks what the price is.
+    (["A Toyota SUV with heated seats and a sunroof, $60,000.", "Now it sells at $20,000."], None),
+    (["A Toyota SUV with heated seats and a sunroof, $32,000.", "Now it sells at $20,000."], 20.0),
+    # Of several cars he takes the one that he wants, whether or not he has said so.
+    (["The Toyota SUV has heated seats and a sunroof and costs $28,000; the sedan has nothing and costs $21,000."],
+     28.0),
+    (["The Toyota SUV with heated seats for $25,000, or the Toyota SUV with heated seats and a sunroof for $28,000."],
+     28.0),
+    # The car of which something else was said before is the one that is offered now.
+    (["My neighbor sold his Toyota SUV for $12,000.", "Mine has heated seats, a sunroof, and the price is $29,000."],
+     29.0),
+    (["You promised $28,000 for the Toyota SUV with heated seats and a sunroof.", "Then I ask $29,000 now."], 29.0),
+    # A price that is asked in a question, and refused behind it.
+    (["Twenty thousand for a Toyota SUV with heated seats and a sunroof? My kids have to eat. Not a chance."], None),
+    (["See that Kia? It goes for $21,000. The Toyota SUV with heated seats and a sunroof stays."], None),
+])
+def test_which_car_is_sold_at_which_price(lines, outcome):
+    env = game("picky")
+    _, reward, _, _, info = says(env, *lines)
+    assert (reward if info["success"] else None) == outcome
+
+
+@pytest.mark.parametrize(("name", "least"), [("car_dealer", 0.97), ("car_dealer_2", 0.99), ("car_dealer_3", 0.93)])
+def test_dialogues_of_people_who_had_not_seen_the_tables(name, least):
+    """The tables have been mended by all of these since."""
+    share, wrong_sales = measure(HERE / "unseen" / f"{name}.jsonl")
+    assert share >= least and wrong_sales == 0
 
 
 def test_the_car_that_he_asked_for():

@@ -6,9 +6,10 @@ type, one to four features, and budget. The dealer has every car. The list price
 line with it names as one ("normally $40,000"), at least the price that line asks; a dearer car raises it. A price
 counts from $1,000 to $150,000: any other is taken for a joke, so that no car is given away. An amount is a price only
 if it is asked for the car, in dollars, once and for all: not a commission, an option, a trade-in, a price that is
-refused or another's, a monthly rate, or one before tax. A line sells nothing if none of its amounts is a price, or if
-it is unclear whether the last one is. A feature counts where a line shows that the car has it; where that is in doubt,
-it does not. The buyer sees
+refused or another's, a monthly rate, or one before tax. Words of offers alone stand around a price: with any other
+word, or below half of what was asked for the same car, an amount in doubt is none. A line sells nothing if none of its
+amounts is a price, or if it is unclear whether the last one is. Of several cars the buyer takes the one that he wants.
+A feature counts where a line shows that the car has it, and what is said last counts. The buyer sees
 
     utility = worth - price        worth = budget x (1 - 0.2 per wrong brand or type - 0.1 per missing feature
                                                        - 0.02 per feature not asked for), see `worth`
@@ -19,7 +20,7 @@ is the one that he has described so far. Patience wears off with each line that 
 leaves when it is gone, at the latest after 25 lines. Asked for his budget, `impatient` tells it, `discount` names four
 fifths of it, and `picky` a range that has it. Only the first line of an action is heard, of that 1,000 characters, and
 nothing of one that is cut off (no newline at its end, or `…` before it) or has neither letter nor digit: that alone is
-invalid. Sentences that claim what the buyer has said, or give him instructions, are not heard either.
+invalid. Of sentences that claim what the buyer has said, or give him instructions, no price is heard.
 
 Reward, on the last turn: the price in $1,000, 0 without a sale. Options, all of them text:
 
@@ -47,7 +48,7 @@ from typing import Any
 from envs import SEEDS, Env, Player, Step, Trajectory, draw_seed, make_other_side
 from envs.car_dealer import bounds
 from envs.car_dealer.buyer import PATIENCE, QUESTIONS, draw_buyer, reply, slots_of
-from envs.car_dealer.deal import REFERRING, Offer, fraction, hear
+from envs.car_dealer.deal import REFERRING, Buyer, Offer, fraction, hear
 from envs.car_dealer.language import (
     BRANDS,
     FEATURES,
@@ -153,7 +154,7 @@ class CarDealer(Env):
         """Hear a line of the seller."""
         text, self.valid = as_heard(action)
         self.line = understand(text) if self.valid else Line()
-        self.before, self.offer = self.offer, heard(self.offer, self.line, self.lines)
+        self.before, self.offer = self.offer, heard(self.offer, self.line, self.lines, self.buyer)
         questions = self.line.intents & ALL_QUESTIONS
         self.asked, self.again = self.asked | questions, self.asked & questions
         self.turns += 1
@@ -281,9 +282,9 @@ class CarDealer(Env):
         return f"{result} The customer's card: {self.profile}"
 
 
-def heard(offer: Offer, line: Line, lines: list[str]) -> Offer:
+def heard(offer: Offer, line: Line, lines: list[str], wishes: Buyer | None = None) -> Offer:
     """The offer after a line of the seller; `lines` are those before it, of both."""
-    return hear(offer, line, told(lines) if line.cars or line.intents & REFERRING else None)
+    return hear(offer, line, told(lines) if line.cars or line.intents & REFERRING else None, wishes)
 
 
 def conversation(trajectory: Trajectory) -> list[str]:

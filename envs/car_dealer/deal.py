@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from envs.car_dealer.language import BODIES, BRANDS, FEATURES, LEAST_LIKELY, TYPES, Line
+from envs.car_dealer.language import BODIES, BRANDS, FEATURES, LEAST_LIKELY, OFF, TYPES, Line
 
 MIN_PRICE, MAX_PRICE = 1000, 150_000  # in $; any other price is taken for a joke
 
@@ -54,19 +54,27 @@ class Asked(NamedTuple):
     joke: str = ""
 
 
-def hear(offer: Offer, line: Line, told: Told | None = None) -> Offer:
-    """The offer after a line of the seller: of several cars, the one that is most like what the buyer has `told`."""
-    if not (line.prices or line.offered or line.denied or line.intents & REFERRING):
+def hear(offer: Offer, line: Line, told: Told | None = None, wishes: Buyer | None = None) -> Offer:
+    """The offer after a line of the seller: of several cars, the one that is most like the buyer's `wishes`.
+
+    Without these, the one most like what he has `told`.
+    """
+    if not (line.prices or line.offered or line.denied or line.mentioned or line.intents & REFERRING):
         return offer._replace(joke="") if offer.joke else offer
     offers = []
     for car in line.cars or [line]:
         offer = hear_car(offer, car, told or Told())
-        offers.append(offer)
+        offers.append((offer, bool(car.prices)))
     if told:
-        best = max(reversed(offers), key=lambda offer: (offer.price > 0, offer.brand == told.brand,
-                                                         told.type in offer.types))
+        best, _ = max(reversed(offers), key=lambda pair: likeness(*pair, wishes or told))
         return best._replace(others=tuple(other for other in (*offer.others, offer) if not is_same_car(other, best)))
     return offer
+
+
+def likeness(offer: Offer, priced: bool, wanted: Told | Buyer) -> tuple:
+    """How much a car is like the one that is wanted; those with a price come first."""
+    features = offer.features & {*wanted.features}
+    return offer.price > 0, priced, offer.brand == wanted.brand, wanted.type in offer.types, len(features)
 
 
 def hear_car(offer: Offer, line: Line, told: Told) -> Offer:
@@ -83,7 +91,7 @@ def hear_car(offer: Offer, line: Line, told: Told) -> Offer:
     if price and not before.list_price:  # the first price of this car
         list_price = max(offer.list_price, asked.list_price or price, price)
     dearer = is_full(offer) and bool(car.features - before.features)  # more of a car may cost more
-    lowest = 0 if "withdrawn" in line.intents or before is offer and dearer else before.lowest
+    lowest = 0 if line.intents & {"withdrawn", "other version"} or before is offer and dearer else before.lowest
     lowest = min([price, lowest or price, *asked.all]) if price else before.lowest
     others = offer.others
     if before is not offer:
@@ -96,16 +104,20 @@ def describe(offer: Offer, line: Line, told: Told) -> Offer:
     named = [name for name in BRANDS if name in line.offered]
     types, features = line.offered & ALL_TYPES, line.offered & ALL_FEATURES
     wished = line.intents & REFERRING
+    is_other = "other version" in line.intents and "same features" not in line.intents
+    if not (offer.brand or offer.types):  # the car of which something else was said before
+        named = named or [name for name in BRANDS if name in line.mentioned]
+        types = types or line.mentioned & ALL_TYPES
     if wished:
         features |= {*told.features}
     if "wished car" in wished or wished and not (named or types or offer.brand or offer.types):
-        named = named or [told.brand]
+        named = named or [told.brand] * bool(told.brand)
         types |= {told.type} - {""}
     brand = named[0] if len(named) == 1 else offer.brand
     types = types if len(types & BODIES) <= 1 else frozenset()  # all kinds of cars are none
     if is_same_car(offer, Offer(brand, types)):
         types |= offer.types
-        features |= frozenset() if "other version" in line.intents and line.prices else offer.features
+        features |= frozenset() if is_other and line.prices else offer.features
     return Offer(brand, types or offer.types, features - line.denied)
 
 
@@ -119,26 +131,43 @@ def is_same_car(offer: Offer, other: Offer) -> bool:
 
 def prices_of(offer: Offer, line: Line) -> Asked:
     """The prices that a line asks and names, with discounts taken off."""
-    asking, listed, asked, below, zero, corrected = [], 0.0, 0.0, 0.0, False, False
+    asking, listed, asked, past, below, zero, corrected = [], 0.0, 0.0, 0.0, 0.0, False, False
     for role, amount in line.prices:
-        base = asked or listed or (offer.price if role[:4] in ("more", "mayb") else offer.list_price)
+        base = asked or listed or (offer.price if role in ("more", "maybe", "short") else offer.list_price)
+        likely = amount >= ((base if role == "cut" else asked or offer.price) / 2 or LEAST_LIKELY)
         if role == "correct":
             corrected = True
-        elif role == "list":
-            listed = amount
+        elif role == "middle":
+            asking, asked = [], middle_of(line, asked or offer.price)
+        elif role == "was":
+            past = amount
         elif role == "below":
             below = amount
-        elif role == "ask" or role == "maybe" and amount >= (base / 2 or LEAST_LIKELY):
-            asked = amount - below
+        elif role == "list":
+            listed = amount if amount >= LEAST_LIKELY else listed
+            asked, below = less(amount, below) if below else asked, 0.0
+        elif role == "ask" or role in ("maybe", "cut", "short") and likely and (role != "short" or amount <= base):
+            asked = less(amount, below)
             asking = [asked] if corrected else [*asking, asked]
             below, zero, corrected = 0.0, zero or asked <= 0, False
-        elif base and role not in ("maybe", "doubt"):
-            asked = base - (base * amount if role[-1] == "%" else amount)
+        elif base and role in OFF and amount <= base:
+            asked = less(base, amount)
     asked = round(asked or (0 if offer.price else listed))
     joke = "low" if zero or asked and asked < MIN_PRICE else "high" if asked > MAX_PRICE else ""
-    first = next((round(amount) for amount in (listed, *asking[:1]) if MIN_PRICE <= amount <= MAX_PRICE), 0)
+    first = next((round(amount) for amount in (listed or past, *asking[:1]) if MIN_PRICE <= amount <= MAX_PRICE), 0)
     counting = tuple(round(amount) for amount in asking if MIN_PRICE <= amount <= MAX_PRICE)
     return Asked(0 if joke else asked, first, counting, joke)
+
+
+def less(price: float, off: float) -> float:
+    """A price with something taken off: an amount, or a share below 1."""
+    return price * (1 - off) if off < 1 else price - off
+
+
+def middle_of(line: Line, price: float) -> float:
+    """The price halfway between the last two amounts of a line, or between the only one and the `price` so far."""
+    low, high = sorted([price, *line.amounts][-2:] if line.amounts else [0, 0])
+    return (low + high) / 2 if low > high / 2 else 0.0
 
 
 def is_full(offer: Offer) -> bool:

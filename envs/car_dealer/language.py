@@ -48,7 +48,7 @@ SAID = {name: said for rows in CARS.values() for name, said, _ in rows}
 NAMES = list(SAID)
 MENTION = re.compile(r"\b(?:" + "|".join(f"({row[2]})" for rows in CARS.values() for row in rows) + r")(?!\w)")
 
-PARTS = {"brand": "|".join(pattern for _, _, pattern in CARS["brand"])}
+PARTS = {kind: "|".join(pattern for _, _, pattern in rows) for kind, rows in CARS.items()}
 for row in WORDS["part"]:
     part, pattern = row.split(" | ", 1)
     PARTS[part] = with_parts(pattern)
@@ -57,8 +57,12 @@ REWRITES = {kind: patterns(kind) for kind in ("spelling", "rewrite", "rewrite nu
 ANY_OF = {kind: re.compile("|".join(pattern.pattern for _, pattern in rows), re.ASCII)
           for kind, rows in REWRITES.items()}
 ROLES_IN_SENTENCE, ROLES_IN_CLAUSE = patterns("price in sentence"), patterns("price in clause")
-OTHER_INTENTS = ("same price", "withdrawn", "retracted", "other version", "with more")
-TYPOS, NO_TYPOS = (set(" ".join(WORDS[kind]).split()) for kind in ("typo", "no typo"))
+CUTS_IN_CLAUSE = patterns("cut in clause")
+OTHER_INTENTS = ("same price", "same features", "withdrawn", "retracted", "other version", "with more")
+TYPOS, NO_TYPOS, PLAIN_WORDS, OFFER_WORDS, FEATURE_WORDS = (
+    set(" ".join(WORDS[kind]).split()) for kind in ("typo", "no typo", "plain words", "offer words", "feature words"))
+OFFER_WORDS |= PLAIN_WORDS
+FEATURE_WORDS |= OFFER_WORDS | {*re.split("[|]", PARTS["adjective"])}
 SLIP = 0.82  # how similar a word has to be to one that is meant
 
 NUMBERS = {word: value for value, word in enumerate(
@@ -70,15 +74,17 @@ SHORT_SCALES = {"k": 1000, "grand": 1000, "mil": 1_000_000, "m": 1_000_000}
 NUMBER = "(?:" + "|".join([*sorted(NUMBERS, key=len, reverse=True), *SCALES]) + ")"
 IN_WORDS = re.compile(rf"(?<!\d )\b{NUMBER}(?:[ -](?:and )?{NUMBER})*\b")
 AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
-    r"(?:(?<![\w.,/:#'-])(-|negative )?|(?=\$))(us\$|\$|usd)? ?"
+    r"(?:(?<![\w.,/:#'-])(-(?=[$\d])|negative )?|(?=\$))(us\$|\$|usd)? ?"
     r"(\d{1,3}(?:[,.']\d{3})+(?!\d)(?:\.\d\d?(?!\d))?|\d+(?:\.\d+)?)"
     r"(?: ?-?(k|grand|thousand|million|mil|m|hundred)(?!\w))?(?!\w)"
     r"(?: ?(%|percent\b|per cent\b|dollars?\b|bucks\b|usd\b|\$))?", re.ASCII)
 LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none below this
 MOST_AMOUNTS = 20  # heard of a sentence
 RANGED = ("ask", "maybe", "list")  # the roles of what may be one end of a range
+OFF = ("off", "more", "cut", "below")  # the roles of what is taken off a price
 NO_MONEY = ("none unit", "none each", "none currency")
 CORRECTED = ("correct", 0.0)  # among the prices of a line: takes back those before it
+IN_DOUBT = ("doubt", 0.0)
 RANGE = re.compile(r" ?(?:to|and|or|-) ?")
 
 # --- Understanding ---
@@ -87,9 +93,11 @@ RANGE = re.compile(r" ?(?:to|and|or|-) ?")
 class Line(NamedTuple):
     """What a line says; of names those that are offered, denied and asked about.
 
-    Prices are (role, amount) in the order in which they are named. Roles: `ask`; `maybe`, an asking price if it is near
-    the last one; `below`, to be taken off the next one; `list`; `off` and `off%` of the list price, `more` and `more%`
-    of the last one; `correct`, which takes back those before it; `doubt`, which may be another price.
+    Prices are (role, amount) in the order in which they are named. Roles: `ask`; `maybe`, an asking price if it is at
+    least half of the last one; `short`, the same if it is no higher either; `list`; `was`, a list price of the past;
+    `off` the list price, `more` off the last one, `below`, off the next one, all of them shares if less than 1; `cut`,
+    an asking price or off the list price; `middle` of what was named; `correct`, which takes back those before it;
+    `doubt`, which may be another price.
     """
 
     num_words: int = 0
@@ -133,6 +141,8 @@ def number_of(words: list[str]) -> int | None:
 def spoken_price(words: list[str]) -> int | None:
     """42500 for `forty-two five`, 42995 for `forty-two nine ninety-five`."""
     for cut in reversed(range(1, len(words))):
+        if NUMBERS.get(words[cut - 1], 0) >= 20 and NUMBERS.get(words[cut], 10) < 10:
+            continue  # `thirty-nine` is one number
         thousands = number_of(words[:cut])
         hundreds = number_of([words[cut], "hundred", *words[cut + 1 :]])
         if thousands and hundreds and 11 <= thousands < 100 <= hundreds < 1000:
@@ -166,23 +176,25 @@ def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
     for amount in filter(None, [read_amount(match, *around(text, match, matches)) for match in matches]):
         if CONTEXT["correction"].search(text, last.end, amount.start):
             prices.append(CORRECTED)
-        if not amount.role.endswith("%") and amount.role not in NO_MONEY:
+        if abs(amount.value) >= 1 and amount.role not in NO_MONEY:
             money_amounts.append(int(abs(amount.value)))
         if is_range(last, amount, text):
             prices = prices if last.role == "none limit" else prices[:-1]  # a range is no price
-        elif amount.role in ("none", "none subject") and amount.value >= LEAST_LIKELY:
+        elif amount.role == "none" and amount.value >= LEAST_LIKELY:
             prices.append(("doubt", amount.value))
         elif not amount.role.startswith("none"):
             prices.append((amount.role, amount.value))
         last = amount
+    if middle := CONTEXT["middle"].search(text):  # of what is named, if no amount follows
+        prices = [CORRECTED, ("ask", last.value)] if last.start > middle.end() else [*prices, ("middle", 0.0)]
     if CONTEXT["correction"].search(text, last.end):
-        prices.append(CORRECTED)
+        prices.append(IN_DOUBT if re.search(r"\d", text[last.end :]) else CORRECTED)
     return prices, money_amounts
 
 
 def is_range(first: Amount, second: Amount, text: str) -> bool:
     """Whether `from $20,000 to $25,000` is said, or the like."""
-    if first.role not in (*RANGED, "none limit") or second.role not in RANGED:
+    if first.role not in (*RANGED, "none limit") or second.role not in (*RANGED, "none", "none limit"):
         return False
     return first.value <= second.value and bool(RANGE.fullmatch(text[first.end : second.start]))
 
@@ -190,27 +202,26 @@ def is_range(first: Amount, second: Amount, text: str) -> bool:
 def read_amount(match: re.Match, sentence: str, clause: str) -> Amount | None:
     """The amount that a match of AMOUNT is; None if it is a number of something else."""
     sign, dollars, number, scale, unit = match.groups()
-    is_percent = bool(unit) and unit[0] in "%p"
     is_money = bool(dollars or unit or scale)
     value, role = value_of(number, scale), role_of(sentence, clause)
-    if is_percent:
-        role = role if role in ("of", "off", "more") and value < 100 else "none"
-        share, role = (1 - value / 100, "off") if role == "of" else (value / 100, role)  # 88 % of it is 12 % off
-        return Amount(match.start(), match.end(), share, role + "%")
-    if not is_money and 10 <= value <= 150 and CONTEXT["shorthand"].search(clause):
+    if unit and unit[0] in "%p":
+        value = 1 - value / 100 if role == "of" else value / 100  # 88 % of it is 12 % off
+        return Amount(match.start(), match.end(), value, "off" if role == "of" else role if role in OFF else "none")
+    is_thousands = CONTEXT["shorthand"].search(clause) or CONTEXT["car and number"].search(sentence)
+    if not is_money and 10 <= value <= 150 and (is_thousands or role == "short"):
         value *= 1000
     elif not is_money and not is_likely(number, value, role):
         return None
+    elif role == "short":
+        role = "ask"
     value = -value if sign and role in RANGED else value
     return Amount(match.start(), match.end(), value, "none" if role == "of" else role)
 
 
 def is_likely(number: str, value: float, role: str) -> bool:
     """Whether a number that nothing marks as money may be an amount: not a year, and not a small one."""
-    if role in ("off", "more"):
-        return value >= 50
-    year = 1900 <= value < 2100 and number.isdigit()
-    return value >= 1000 and not year
+    is_year = 1900 <= value < 2100 and number.isdigit()
+    return value >= 50 if role in OFF else value >= 1000 and not is_year
 
 
 def value_of(number: str, scale: str | None) -> float:
@@ -234,12 +245,24 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
 
 
 def role_of(sentence: str, clause: str) -> str:
-    """What an amount is about: the first of the rows that fits."""
-    for text, rows in ((sentence, ROLES_IN_SENTENCE), (clause, ROLES_IN_CLAUSE)):
-        for role, pattern in rows:
-            if pattern.search(text):
-                return "ask" if role.startswith("ask") else role
-    return "none"
+    """What an amount is about: the first of the rows that fits, else a price if only words of offers stand there."""
+    before, after = map(words_of, clause.split("#", 1))
+    if role := first_row(ROLES_IN_SENTENCE, sentence) or first_row(ROLES_IN_CLAUSE, clause):
+        return role
+    if PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
+        return "ask"
+    is_offer = OFFER_WORDS.issuperset(before + after[:2])
+    return first_row(CUTS_IN_CLAUSE, clause) or ("maybe" if is_offer else "none")
+
+
+def first_row(rows: list[tuple[str, re.Pattern]], text: str) -> str:
+    """The role that the first of the rows that fits gives an amount, or none."""
+    return next((name for name, pattern in rows if pattern.search(text)), "")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a clause, without `'s` and the like."""
+    return [re.sub("'(?:s|d|ll|m|re|ve)$", "", word) for word in re.findall("[a-z]+(?:'[a-z]+)?", text)]
 
 
 @lru_cache(maxsize=32_768)
@@ -248,7 +271,7 @@ def understand_sentence(sentence: str) -> Line:
     num_words = len(sentence.split())
     masked, mentions = mask(sentence)
     if CONTEXT["claim"].search(masked):
-        return Line(num_words)
+        return Line(num_words, offered=frozenset(names_in(masked, mentions)["offered"]))
     asks = bool(CONTEXT["asks"].search(masked))
     prices, amounts = amounts_in(masked)
     asked = any(role not in ("correct", "doubt") for role, _ in prices)
@@ -294,8 +317,9 @@ def names_in(masked: str, mentions: list[tuple[str, int]]) -> dict[str, set[str]
         return found
     retracted = max((match.start() for match in CONTEXT["retracted"].finditer(masked)), default=0)
     for name, place in mentions:
-        said = "denied" if name in FEATURES and place <= retracted else how_named(masked, place)
-        found[said].add(name)
+        for names in found.values():
+            names.discard(name)  # the last word counts
+        found["denied" if name in FEATURES and place <= retracted else how_named(masked, place)].add(name)
         places[name] = place
     for correction in CONTEXT["correction"].finditer(masked):
         for kind in ({*BRANDS}, BODIES):
@@ -323,17 +347,28 @@ def how_named(masked: str, place: int) -> str:
     """Whether the name that ends at `place` is `offered`, `denied` or, as a feature in doubt, `mentioned` only."""
     begin = max(masked.rfind(mark, 0, place - 1) for mark in ".;!?:") + 1
     before, clause = masked[begin : place - 1], masked[slice(*clause_around(masked, place - 1))]
+    is_car = masked[place - 1] == "@"
     denied = CONTEXT["denied"].search(before)
-    if denied and not CONTEXT["resets"].match(denied[0]) or CONTEXT["denied after"].match(masked, place):
+    if not denied and CONTEXT["attached"].search(before):
+        return "offered"
+    if denied and not CONTEXT["resets"].match(denied[0]):
+        return "denied"
+    if not (is_car and "&" in masked) and CONTEXT["denied after"].match(masked, place):
         return "denied"
     aside = CONTEXT["aside"].search(clause)
-    if masked[place - 1] == "@":
+    if is_car:
         return "mentioned" if aside else "offered"
-    shown = CONTEXT["has"].search(before) or CONTEXT["there"].match(masked, place)
+    shown = CONTEXT["has"].search(before)
     shown = shown or CONTEXT["list ends"].match(masked, place) and CONTEXT["listed"].search(before)
-    if shown and not aside and not CONTEXT["doubt"].search(clause):
+    asked = CONTEXT["asked about"].match(masked[begin : place + 1])
+    shown = shown and not asked or CONTEXT["there"].match(masked, place)
+    in_doubt = aside or CONTEXT["doubt"].search(clause)
+    if shown and not in_doubt:
         return "offered"
-    return "denied" if CONTEXT["negative"].search(clause) else "mentioned"
+    if CONTEXT["negative"].search(clause):
+        return "denied"
+    in_doubt = in_doubt or asked or CONTEXT["named only"].search(masked[begin : place + 1])
+    return "mentioned" if in_doubt or not FEATURE_WORDS.issuperset(words_of(clause)) else "offered"
 
 
 def clause_around(text: str, place: int) -> tuple[int, int]:
@@ -364,17 +399,31 @@ def understand(text: str) -> Line:
     text = rewrite(plain(text), "spelling")
     text = re.sub(r"[a-z]{5,}", lambda match: respell(match[0]), text)
     parts = [part for sentence in CONTEXT["sentence"].split(text) for part in parts_of(sentence)]
-    lines = [understand_sentence(part) for part in parts]
-    for number, line in enumerate(lines):
-        if "retracted" in line.intents and not line.denied:  # `It doesn't have those.`, of the sentence before
-            before = lines[number - 1] if number else Line()
-            lines[number] = line._replace(denied=line.denied | (before.offered | before.mentioned) & {*FEATURES})
+    lines = in_context(parts, [understand_sentence(part) for part in parts])
     cars: list[list[Line]] = [[]]
     for line in lines:
         if cars[-1] and is_another(joined(cars[-1]), line):
             cars.append([])
         cars[-1].append(line)
     return joined(lines)._replace(cars=tuple(map(joined, cars)) if cars[1:] else ())
+
+
+def in_context(parts: list[str], lines: list[Line]) -> list[Line]:
+    """What sentences say after those before them: some speak of other cars, some take back what was said."""
+    kept: list[Line] = []
+    other = False
+    for part, line in zip(parts, lines, strict=True):
+        if "retracted" in line.intents and not line.denied:  # `It doesn't have those.`
+            named = [(before.offered | before.mentioned) & {*FEATURES} for before in kept]
+            line = line._replace(denied=next(filter(None, reversed(named)), frozenset()))
+        goes_on = other and CONTEXT["continued"].search(part) and not line.offered - {*FEATURES}
+        other = bool(goes_on or CONTEXT["other topic"].search(part))
+        kept.append(line._replace(prices=(IN_DOUBT,)) if other and line.amounts else line)
+        asked = max((number for number, before in enumerate(kept) if before.prices), default=-1)
+        refused = CONTEXT["refusal" if parts[asked].endswith("?") else "kidding"].search(part)
+        if refused and not line.prices and asked >= 0:  # `Thirty thousand? Not a chance.`
+            kept[asked] = kept[asked]._replace(prices=(CORRECTED,))
+    return kept
 
 
 def parts_of(sentence: str) -> list[str]:
@@ -388,6 +437,8 @@ def is_another(line: Line, other: Line) -> bool:
     """Whether the second line is about another car."""
     if other.intents & {"other version", "with more"} and line.prices and other.prices:
         return True
+    if line.prices and other.prices and other.offered - {*FEATURES}:
+        return True
     for kind in ({*BRANDS}, BODIES):
         before, after = line.offered & kind, other.offered & kind
         if len(before) == len(after) == 1 and before != after:
@@ -399,6 +450,10 @@ def joined(lines: list[Line]) -> Line:
     """What several lines say together."""
     num_words, prices, amounts, *sets, _ = zip(*lines, strict=True)
     line = Line(sum(num_words), sum(prices, ()), sum(amounts, ()), *(frozenset().union(*names) for names in sets))
+    offered, denied = line.offered - {*FEATURES}, frozenset()
+    for part in lines:  # the last word counts
+        offered, denied = (offered - part.denied) | part.offered, (denied - part.offered) | part.denied
+    line = line._replace(offered=offered, denied=denied)
     if "withdrawn" in line.intents and line.prices[-1:] == (CORRECTED,):
         return line._replace(prices=(CORRECTED,))  # the new price is not understood, and the old one is none
     return line
