@@ -390,11 +390,12 @@ def test_which_car_is_sold_at_which_price(lines, outcome):
     assert (reward if info["success"] else None) == outcome
 
 
-@pytest.mark.parametrize(("name", "least"), [("car_dealer", 0.97), ("car_dealer_2", 0.99), ("car_dealer_3", 0.93)])
-def test_dialogues_of_people_who_had_not_seen_the_tables(name, least):
-    """The tables have been mended by all of these since."""
+@pytest.mark.parametrize(("name", "least", "most_wrong"), [
+    ("car_dealer", 0.97, 0), ("car_dealer_2", 0.99, 0), ("car_dealer_3", 0.93, 0),  # the tables have been mended by these
+    ("car_dealer_4", 0.91, 3)])  # nothing has been mended by it
+def test_dialogues_of_people_who_had_not_seen_the_tables(name, least, most_wrong):
     share, wrong_sales = measure(HERE / "unseen" / f"{name}.jsonl")
-    assert share >= least and wrong_sales == 0
+    assert share >= least and wrong_sales <= most_wrong
 
 
 def test_the_car_that_he_asked_for():
