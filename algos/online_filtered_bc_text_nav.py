@@ -84,6 +84,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "wordle": dict(BY_RETURN, model=FILTERED, top_fraction=0.3, num_episodes=1024, minibatch_size=64,
                    num_envs=1024),
     "chess": dict(success_only=False, top_fraction=0.3, num_iterations=10, num_episodes=32, minibatch_size=4),
+    "endgames": dict(success_only=False, top_fraction=0.3, num_iterations=20, learning_rate=1e-4),
     **dict.fromkeys(("twenty_questions", "guess_city"), dict(BY_RETURN, model=FILTERED, top_fraction=0.3)),
     "car_dealer": dict(BY_RETURN, top_fraction=0.2),
 }
