@@ -151,7 +151,7 @@ class Batch(NamedTuple):
     """Whole games. The n tokens that were chosen in them are numbered in the order of play."""
 
     ids: Tensor  # (W, T): the distinct windows, padded on the right, which a causal model needs no mask for
-    states: Tensor  # (n,): the place, in ids laid out in one row, of the token before each chosen one
+    states: Tensor  # (n,): the place, in ids flattened, of the token before each chosen one
     tokens: Tensor  # (n,): the chosen tokens
     padding: Tensor  # (): share of ids that is padding
 
@@ -299,8 +299,8 @@ class RowLayer(StaticLayer):
 class Reader:
     """Lets the model read many games side by side, one a row, and keeps the keys and values of what was read.
 
-    A pass appends some tokens to each row. What follows the end of a row is padding or an older game: the
-    mask hides it, and it is overwritten before the row grows that far. Nothing here waits for the GPU.
+    A pass appends tokens to each row: the model's attention hands them to RowLayer, and `forward` says where
+    they go. The mask hides what follows the end of a row, padding or an older game, until it is overwritten.
     """
 
     def __init__(self, trunks: list[nn.Module], next_logits, args: Args) -> None:
@@ -317,10 +317,12 @@ class Reader:
 
     def recall(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
         """As `read`, but a window that was read before, and a maze has few, is not read again."""
+        if len(self.known) > 10_000:  # with GPT-2, a gigabyte of logits
+            self.known = {}
         names = {row: tuple(window.ids) for row, window in windows.items()}
-        unread = {name: row for row, name in names.items() if name not in self.known}
-        if unread:
-            ready, logits = self.read(windows, sorted(unread.values()))
+        reader_of = {name: row for row, name in names.items() if name not in self.known}  # one for equal ones
+        if reader_of:
+            ready, logits = self.read(windows, reader_of.values())
             for row, values in zip(ready, logits):
                 self.known[names[row]] = values
         ready = [row for row in windows if names[row] in self.known]
@@ -329,10 +331,10 @@ class Reader:
 
     def read(self, windows: dict[int, Window], rows=None) -> tuple[list[int], Tensor]:
         """Each row reads on. Returns those that have read all of their window, and the logits (ready, V)."""
-        rows = rows or list(windows)
+        rows = list(rows or windows)
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # reading the other rows, too, saves a copy of the cache
+        if 2 * len(rows) > self.num_rows:  # some rows of the cache are a copy, but all of them are a view
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -350,8 +352,7 @@ class Reader:
                 ready[row] = i * width + len(piece) - 1
 
         hidden = self.forward(rows, torch.from_numpy(ids), torch.from_numpy(start))
-        places = list(ready.values())
-        last_states = [states.flatten(0, 1)[places] for states in hidden]
+        last_states = [states.flatten(0, 1)[list(ready.values())] for states in hidden]
         return list(ready), self.next_logits(*last_states)
 
     def forward(self, rows: list[int] | range, ids: Tensor, start: Tensor) -> list[Tensor]:
@@ -389,14 +390,14 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
     numbers = range(devices.RANK, len(seeds), devices.WORLD_SIZE)  # of the games to play
     episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in numbers]
     waiting = list(zip(episodes, numbers))[::-1]
-    playing = {}  # the episode in each row; the row is also the game's number in `envs`
-    dice = {}  # each row's random numbers, which depend on nothing but the game
+    playing = {}  # the episode in each row; the row is also the place of its environment in `envs`
+    dice = {}  # each row's random numbers, which do not depend on the other games
     rows = range(min(len(envs.envs), len(numbers)))
     reader.reset(len(rows))
-    read = reader.recall if markov else reader.read
+    read = reader.recall if markov else reader.read  # with a history, hardly any window comes twice
     progress = tqdm(total=len(numbers), desc="playing", leave=False, delay=2)
     while waiting or playing:
-        # Each free row takes the next game.
+        # Each free row takes the next game, whose first window overwrites the keys of the last one.
         for row in rows:
             if row not in playing and waiting:
                 playing[row], number = waiting.pop()
@@ -427,7 +428,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
                 episode.num_invalid = info["num_invalid"]
                 del playing[row]
                 progress.update()
-    progress.close()
+    reader.reset(0)  # the cache would fill the memory while the model learns
     return episodes
 
 

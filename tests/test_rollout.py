@@ -167,7 +167,8 @@ class WatchedReader(Reader):
 
     def reset(self, num_rows):
         super().reset(num_rows)
-        self.logits, self.passes, self.kept = {}, [], []
+        if num_rows:  # else the rollout is over
+            self.logits, self.passes, self.kept = {}, [], []
 
     def note(self, windows, ready, logits):
         for row, values in zip(ready, logits, strict=True):
