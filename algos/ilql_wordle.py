@@ -95,7 +95,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     **dict.fromkeys(("text_nav_fo", "text_nav_po"), dict(
         SMALL, model=BC, num_iterations=4, minibatch_size=16, gamma=0.9, cql_weight=0.1,
         beta=(4.0, 16.0, 64.0), eval_every=2)),
-    "chess": dict(BOARD, num_iterations=5, minibatch_size=4, beta=(1.0, 2.0), eval_every=5),
+    "chess": dict(BOARD, num_iterations=3, minibatch_size=4, beta=(1.0, 2.0), eval_every=0),
     "endgames": dict(BOARD, num_iterations=16, minibatch_size=16, beta=(1.0, 2.0, 4.0), eval_every=8),
     "twenty_questions": dict(TALK, num_iterations=6, cql_weight=2.0, beta=(1.0, 2.0, 4.0)),
     "guess_city": dict(TALK, num_iterations=4, cql_weight=0.05, beta=(2.0, 4.0, 8.0)),
