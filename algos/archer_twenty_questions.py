@@ -409,7 +409,7 @@ class Reader:
         return ready, torch.stack(logits)
 
     def read(self, windows: dict[int, Window], rows=None) -> tuple[list[int], Tensor]:
-        """Each row reads on. Returns those that have read all of their window, and the logits (ready, V)."""
+        """`rows`, or all, read on. Returns those that have read all their window, and logits (ready, V)."""
         rows = list(rows or windows)
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
