@@ -91,7 +91,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "wordle": dict(num_iterations=120, num_episodes=512, buffer_size=2048, minibatch_size=128, gamma=0.99,
                    num_envs=1024),
     "chess": dict(model=BC, num_iterations=10, num_episodes=32, buffer_size=128, minibatch_size=4, gamma=0.9),
-    "endgames": dict(model=BC, num_iterations=15, learning_rate=1e-4, gamma=0.9),
+    "endgames": dict(model=BC, num_iterations=16, learning_rate=1e-4, gamma=0.9),
 }
 AS_PUBLISHED = dict(learning_rate=1e-5, critic_learning_rate=2e-5, warmup_iterations=10)  # guess_city's
 PAPER = dict.fromkeys(get_args(EnvId), AS_PUBLISHED)  # for any other model, in place of TUNED
