@@ -412,11 +412,11 @@ class Reader:
         self.known = {}  # logits (V,) by the window that they follow
 
     def recall(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
-        """As `read`, but a window that was read before, and a maze has few, is not read again."""
+        """Like `read`, but no window is read twice: a maze has few different ones."""
         if len(self.known) > 10_000:  # with GPT-2, a gigabyte of logits
             self.known = {}
         names = {row: tuple(window.ids) for row, window in windows.items()}
-        reader_of = {name: row for row, name in names.items() if name not in self.known}  # one for equal ones
+        reader_of = {name: row for row, name in names.items() if name not in self.known}  # one per window
         if reader_of:
             ready, logits = self.read(windows, reader_of.values())
             for row, values in zip(ready, logits):
@@ -426,11 +426,11 @@ class Reader:
         return ready, torch.stack(logits)
 
     def read(self, windows: dict[int, Window], rows=None) -> tuple[list[int], Tensor]:
-        """`rows`, or all, read on. Returns those that have read all their window, and logits (ready, V)."""
+        """`rows`, or all, read on. Returns those that have read their whole window, and logits (ready, V)."""
         rows = list(rows or windows)
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
-        if 2 * len(rows) > self.num_rows:  # some rows of the cache are a copy, but all of them are a view
+        if 2 * len(rows) > self.num_rows:  # picking some rows copies the cache, taking all does not
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -490,10 +490,10 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
     dice = {}  # each row's random numbers, which do not depend on the other games
     rows = range(min(len(envs.envs), len(numbers)))
     reader.reset(len(rows))
-    read = reader.recall if markov else reader.read  # with a history, hardly any window comes twice
+    read = reader.recall if markov else reader.read  # with a history, windows hardly ever repeat
     progress = tqdm(total=len(numbers), desc="playing", leave=False, delay=2)
     while waiting or playing:
-        # Each free row takes the next game, whose first window overwrites the keys of the last one.
+        # Each free row takes the next game, whose first window overwrites the keys of the previous game.
         for row in rows:
             if row not in playing and waiting:
                 playing[row], number = waiting.pop()
@@ -524,7 +524,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
                 episode.num_invalid = info["num_invalid"]
                 del playing[row]
                 progress.update()
-    reader.reset(0)  # the cache would fill the memory while the model learns
+    reader.reset(0)  # frees the cache before the model learns
     return episodes
 
 

@@ -69,7 +69,7 @@ def to_json(items: list[Any]) -> str:
 
 
 def from_json(text: str | bytes, classes: tuple[type, ...]) -> list[Any]:
-    """The items of `to_json`, of these classes and no others."""
+    """The items that `to_json` wrote; objects of other classes than these are an error."""
     by_name = {one.__name__: one for one in classes}
 
     def remake(fields: dict[str, Any]) -> Any:
@@ -83,8 +83,8 @@ def from_json(text: str | bytes, classes: tuple[type, ...]) -> list[Any]:
 def pieces(indices: Any, sizes: list[int], args: Any) -> Iterator[tuple[Any, float]]:
     """This process's games of a minibatch, `micro_batch_size` at a time, and the share of the minibatch that they are.
 
-    By `sizes`: how many tokens or turns each game adds to a mean. The shares of all processes add up to 1. Short games
-    come with short ones, which spares padding and changes no gradient: that is the sum over the pieces.
+    By `sizes`: how many tokens or turns each game adds to a mean. The shares of all processes add up to 1. Games
+    of like size come together, which saves padding; the gradient, a sum over the pieces, stays the same.
     """
     own = sorted(indices[RANK::WORLD_SIZE], key=sizes.__getitem__)
     size = args.micro_batch_size or len(indices)

@@ -380,7 +380,7 @@ def test_an_amount_in_doubt_sells_nothing():
     (["My neighbor sold his Toyota SUV for $12,000.", "Mine has heated seats, a sunroof, and the price is $29,000."],
      29.0),
     (["You promised $28,000 for the Toyota SUV with heated seats and a sunroof.", "Then I ask $29,000 now."], 29.0),
-    # A price that is asked in a question, and refused behind it.
+    # A price that a question names and the next words refuse.
     (["Twenty thousand for a Toyota SUV with heated seats and a sunroof? My kids have to eat. Not a chance."], None),
     (["See that Kia? It goes for $21,000. The Toyota SUV with heated seats and a sunroof stays."], None),
 ])
