@@ -57,7 +57,7 @@ REWRITES = {kind: patterns(kind) for kind in ("spelling", "rewrite", "rewrite nu
 ANY_OF = {kind: re.compile("|".join(pattern.pattern for _, pattern in rows), re.ASCII)
           for kind, rows in REWRITES.items()}
 ROLES_IN_SENTENCE, ROLES_IN_CLAUSE = patterns("price in sentence"), patterns("price in clause")
-CUTS_IN_CLAUSE = patterns("cut in clause")
+CUTS_IN_CLAUSE, NO_ASKING_PRICE = patterns("cut in clause"), patterns("no asking price")
 OTHER_INTENTS = ("same price", "same features", "withdrawn", "retracted", "other version", "with more")
 TYPOS, NO_TYPOS, PLAIN_WORDS, OFFER_WORDS, FEATURE_WORDS = (
     set(" ".join(WORDS[kind]).split()) for kind in ("typo", "no typo", "plain words", "offer words", "feature words"))
@@ -81,6 +81,7 @@ AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
 LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none below this
 MOST_AMOUNTS = 20  # heard of a sentence
 RANGED = ("ask", "maybe", "list")  # the roles of what may be one end of a range
+ASKING = (*RANGED, "short")
 OFF = ("off", "more", "cut", "below")  # the roles of what is taken off a price
 NO_MONEY = ("none unit", "none each", "none currency")
 CORRECTED = ("correct", 0.0)  # among the prices of a line: takes back those before it
@@ -172,7 +173,8 @@ def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
     """(prices, amounts) of a masked sentence, as in `Line`."""
     text = rewrite(IN_WORDS.sub(digits, rewrite(masked, "rewrite")), "rewrite numbers")
     prices, money_amounts, last = [], [], Amount(0, 0, 0.0, "none")
-    matches = list(islice(AMOUNT.finditer(text), MOST_AMOUNTS))
+    numbers = (match for match in AMOUNT.finditer(text) if any(match.group(2, 4, 5)) or len(match[3]) > 1)
+    matches = list(islice(numbers, MOST_AMOUNTS))
     for amount in filter(None, [read_amount(match, *around(text, match, matches)) for match in matches]):
         if CONTEXT["correction"].search(text, last.end, amount.start):
             prices.append(CORRECTED)
@@ -247,12 +249,13 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
 def role_of(sentence: str, clause: str) -> str:
     """What an amount is about: the first of the rows that fits, else a price if only words of offers stand there."""
     before, after = map(words_of, clause.split("#", 1))
-    if role := first_row(ROLES_IN_SENTENCE, sentence) or first_row(ROLES_IN_CLAUSE, clause):
-        return role
-    if PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
-        return "ask"
-    is_offer = OFFER_WORDS.issuperset(before + after[:2])
-    return first_row(CUTS_IN_CLAUSE, clause) or ("maybe" if is_offer else "none")
+    role = first_row(ROLES_IN_SENTENCE, sentence) or first_row(ROLES_IN_CLAUSE, clause)
+    if not role and PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
+        role = "ask"
+    elif not role:
+        is_offer = OFFER_WORDS.issuperset(before + after[:2])
+        role = first_row(CUTS_IN_CLAUSE, clause) or ("maybe" if is_offer else "none")
+    return role in ASKING and first_row(NO_ASKING_PRICE, sentence) or role
 
 
 def first_row(rows: list[tuple[str, re.Pattern]], text: str) -> str:
