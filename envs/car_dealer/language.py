@@ -419,7 +419,8 @@ def in_context(parts: list[str], lines: list[Line]) -> list[Line]:
         if "retracted" in line.intents and not line.denied:  # `It doesn't have those.`
             named = [(before.offered | before.mentioned) & {*FEATURES} for before in kept]
             line = line._replace(denied=next(filter(None, reversed(named)), frozenset()))
-        goes_on = other and CONTEXT["continued"].search(part) and not line.offered - {*FEATURES}
+        goes_on = other and not line.offered - {*FEATURES} and (
+            parts[len(kept) - 1].endswith("?") or CONTEXT["continued"].search(part))
         other = bool(goes_on or CONTEXT["other topic"].search(part))
         kept.append(line._replace(prices=(IN_DOUBT,)) if other and line.amounts else line)
         asked = max((number for number, before in enumerate(kept) if before.prices), default=-1)
