@@ -146,7 +146,7 @@ def prices_of(offer: Offer, line: Line) -> Asked:
         elif role == "list":
             listed = amount if amount >= LEAST_LIKELY else listed
             asked, below = less(amount, below) if below else asked, 0.0
-        elif role == "ask" or role in ("maybe", "cut", "short") and likely and (role != "short" or amount <= base):
+        elif role == "ask" or role in ("maybe", "cut", "short") and likely and (role == "maybe" or amount <= base):
             asked = less(amount, below)
             asking = [asked] if corrected else [*asking, asked]
             below, zero, corrected = 0.0, zero or asked <= 0, False

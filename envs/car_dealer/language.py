@@ -80,8 +80,7 @@ AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
     r"(?: ?(%|percent\b|per cent\b|dollars?\b|bucks\b|usd\b|\$))?", re.ASCII)
 LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none below this
 MOST_AMOUNTS = 20  # heard of a sentence
-RANGED = ("ask", "maybe", "list")  # the roles of what may be one end of a range
-ASKING = (*RANGED, "short")
+ASKING = ("ask", "maybe", "short", "list")  # the roles of what may be an asking price, or one end of a range
 OFF = ("off", "more", "cut", "below")  # the roles of what is taken off a price
 NO_MONEY = ("none unit", "none each", "none currency")
 CORRECTED = ("correct", 0.0)  # among the prices of a line: takes back those before it
@@ -196,7 +195,7 @@ def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
 
 def is_range(first: Amount, second: Amount, text: str) -> bool:
     """Whether `from $20,000 to $25,000` is said, or the like."""
-    if first.role not in (*RANGED, "none limit") or second.role not in (*RANGED, "none", "none limit"):
+    if first.role not in (*ASKING, "none limit") or second.role not in (*ASKING, "none", "none limit"):
         return False
     return first.value <= second.value and bool(RANGE.fullmatch(text[first.end : second.start]))
 
@@ -216,7 +215,7 @@ def read_amount(match: re.Match, sentence: str, clause: str) -> Amount | None:
         return None
     elif role == "short":
         role = "ask"
-    value = -value if sign and role in RANGED else value
+    value = -value if sign and role in ASKING else value
     return Amount(match.start(), match.end(), value, "none" if role == "of" else role)
 
 
