@@ -187,7 +187,7 @@ def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
             prices.append((amount.role, amount.value))
         last = amount
     if middle := CONTEXT["middle"].search(text):  # of what is named, if no amount follows
-        prices = [CORRECTED, ("ask", last.value)] if last.start > middle.end() else [*prices, ("middle", 0.0)]
+        prices = [CORRECTED, ("ask", last.value)] if last.start > middle.end() else [("middle", 0.0)]
     if CONTEXT["correction"].search(text, last.end):
         prices.append(IN_DOUBT if re.search(r"\d", text[last.end :]) else CORRECTED)
     return prices, money_amounts
@@ -422,9 +422,9 @@ def in_context(parts: list[str], lines: list[Line]) -> list[Line]:
             parts[len(kept) - 1].endswith("?") or CONTEXT["continued"].search(part))
         other = bool(goes_on or CONTEXT["other topic"].search(part))
         kept.append(line._replace(prices=(IN_DOUBT,)) if other and line.amounts else line)
-        asked = max((number for number, before in enumerate(kept) if before.prices), default=-1)
+        asked = max((number for number, said in enumerate(kept) if said.amounts and said.prices), default=-1)
         refused = CONTEXT["refusal" if parts[asked].endswith("?") else "kidding"].search(part)
-        if refused and not line.prices and asked >= 0:  # `Thirty thousand? Not a chance.`
+        if refused and not line.amounts and asked >= 0:  # `Thirty thousand? Not a chance.`
             kept[asked] = kept[asked]._replace(prices=(CORRECTED,))
     return kept
 
