@@ -248,6 +248,7 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
 def role_of(sentence: str, clause: str) -> str:
     """What an amount is about: the first of the rows that fits, else a price if only words of offers stand there."""
     before, after = map(words_of, clause.split("#", 1))
+    sentence = CONTEXT["for the car"].sub("", sentence)
     role = first_row(ROLES_IN_SENTENCE, sentence) or first_row(ROLES_IN_CLAUSE, clause)
     if not role and PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
         role = "ask"
