@@ -237,7 +237,7 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
     for other in matches:
         pieces += [text[end : other.start()], "#" if other is match else "~"]
         end = other.end()
-    sentence = "".join(pieces) + text[end:]
+    sentence = CONTEXT["for the car"].sub("", "".join(pieces) + text[end:])
     begin, end = clause_around(sentence, sentence.index("#"))
     clause = sentence[begin:end]
     if sentence[begin - 1 : begin] == "," and CONTEXT["verb"].match(clause):
@@ -248,7 +248,6 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
 def role_of(sentence: str, clause: str) -> str:
     """What an amount is about: the first of the rows that fits, else a price if only words of offers stand there."""
     before, after = map(words_of, clause.split("#", 1))
-    sentence = CONTEXT["for the car"].sub("", sentence)
     role = first_row(ROLES_IN_SENTENCE, sentence) or first_row(ROLES_IN_CLAUSE, clause)
     if not role and PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
         role = "ask"
@@ -439,9 +438,7 @@ def parts_of(sentence: str) -> list[str]:
 
 def is_another(line: Line, other: Line) -> bool:
     """Whether the second line is about another car."""
-    if other.intents & {"other version", "with more"} and line.prices and other.prices:
-        return True
-    if line.prices and other.prices and other.offered - {*FEATURES}:
+    if line.prices and other.prices and (other.intents & {"other version", "with more"} or other.offered - {*FEATURES}):
         return True
     for kind in ({*BRANDS}, BODIES):
         before, after = line.offered & kind, other.offered & kind

@@ -73,6 +73,7 @@ def lower_line(rng: random.Random, old: float, new: float) -> str:
 def sell(env: Any, rng: random.Random, seller: Seller) -> str:
     """The next line of a seller of the data, without the newline."""
     known, offer = told(env.lines), env.offer
+    greeting: list[str] = []
     if not offer.price:
         missing = [("needs", not (known.brand and known.type)), ("features", not known.features),
                    ("budget", not known.limits)]
@@ -85,8 +86,6 @@ def sell(env: Any, rng: random.Random, seller: Seller) -> str:
             return " ".join(greeting + [say(rng, "seller", asks[0])])
         if env.turns == 0 and rng.random() < 0.5:
             greeting = []
-    else:
-        greeting = []
     car = (known.brand if known.brand and rng.random() < seller.listens else rng.choice(BRANDS),
            known.type if known.type and rng.random() < seller.listens else rng.choice(TYPES),
            tuple([name for name in known.features if rng.random() < seller.listens]) or (
