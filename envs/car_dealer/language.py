@@ -58,7 +58,7 @@ ANY_OF = {kind: re.compile("|".join(pattern.pattern for _, pattern in rows), re.
           for kind, rows in REWRITES.items()}
 ROLES_IN_SENTENCE, ROLES_IN_CLAUSE = patterns("price in sentence"), patterns("price in clause")
 CUTS_IN_CLAUSE, NO_ASKING_PRICE = patterns("cut in clause"), patterns("no asking price")
-OTHER_INTENTS = ("same price", "same features", "withdrawn", "retracted", "other version", "with more")
+OTHER_INTENTS = ("same price", "same features", "withdrawn", "retracted", "confirmed", "other version", "with more")
 TYPOS, NO_TYPOS, PLAIN_WORDS, OFFER_WORDS, FEATURE_WORDS = (
     set(" ".join(WORDS[kind]).split()) for kind in ("typo", "no typo", "plain words", "offer words", "feature words"))
 OFFER_WORDS |= PLAIN_WORDS
@@ -415,9 +415,12 @@ def in_context(parts: list[str], lines: list[Line]) -> list[Line]:
     kept: list[Line] = []
     other = False
     for part, line in zip(parts, lines, strict=True):
+        named = [{*FEATURES} & (before.offered | before.mentioned | before.denied) for before in reversed(kept)]
+        those = frozenset(next(filter(None, named), ()))
         if "retracted" in line.intents and not line.denied:  # `It doesn't have those.`
-            named = [(before.offered | before.mentioned) & {*FEATURES} for before in kept]
-            line = line._replace(denied=next(filter(None, reversed(named)), frozenset()))
+            line = line._replace(denied=those)
+        elif "confirmed" in line.intents:  # `It has both.`
+            line = line._replace(offered=line.offered | those)
         goes_on = other and not line.offered - {*FEATURES} and (
             parts[len(kept) - 1].endswith("?") or CONTEXT["continued"].search(part))
         other = bool(goes_on or CONTEXT["other topic"].search(part))
