@@ -277,6 +277,14 @@ def test_kinds_of_amounts(line, price):
     assert hear(BEFORE, understand(line), TOLD).price == int(price)
 
 
+@pytest.mark.parametrize(("line", "price"), list(kinds("sold")))
+def test_kinds_of_prices_and_of_what_is_said_like_one(line, price):
+    """Former prices, conditions, bids, other cars, a part of the price, and plain offers."""
+    env = game("picky", 50_000)
+    _, reward, _, _, info = says(env, "This Toyota SUV has heated seats and a sunroof.", line)
+    assert (f"{1000 * reward:.0f}" if info["success"] else "-") == price
+
+
 @pytest.mark.parametrize(("line", "features"), list(kinds("features")))
 def test_kinds_of_features(line, features):
     assert hear(BEFORE, understand(line), TOLD).features == {*features.split(", ")} - {"-"}
@@ -392,7 +400,7 @@ def test_which_car_is_sold_at_which_price(lines, outcome):
 
 @pytest.mark.parametrize(("name", "least", "most_wrong"), [
     ("car_dealer", 0.97, 0), ("car_dealer_2", 0.99, 0), ("car_dealer_3", 0.93, 0),  # tables mended by these
-    ("car_dealer_4", 0.91, 3)])  # nothing has been mended by it
+    ("car_dealer_4", 0.94, 1)])  # nothing has been mended by it
 def test_dialogues_of_people_who_had_not_seen_the_tables(name, least, most_wrong):
     share, wrong_sales = measure(HERE / "unseen" / f"{name}.jsonl")
     assert share >= least and wrong_sales <= most_wrong

@@ -5,10 +5,10 @@ A turn is one line of the seller, answered by one line of the buyer. Hidden from
 type, one to four features, and budget. The dealer has every car. The list price is the first asking price, or what the
 line with it names as one ("normally $40,000"), at least the price that line asks; a dearer car raises it. A price
 counts from $1,000 to $150,000: any other is taken for a joke, so that no car is given away. An amount is a price only
-if it is asked for the car, in dollars, once and for all: not a commission, an option, a trade-in, a price that is
-refused or another's, a monthly rate, or one before tax. Words of offers alone stand around a price: with any other
-word, or below half of what was asked for the same car, an amount in doubt is none. A line sells nothing if none of its
-amounts is a price, or if it is unclear whether the last one is. Of several cars the buyer takes the one that he wants.
+if it is asked for the car, in dollars, once and for all: not a commission, an option, a trade-in, a price that is past,
+refused, conditional or another's, a monthly rate, or one before tax. Words of offers alone stand around a price: with
+another word, or below half of what was asked for the same car, it is none. A line sells nothing if none of its amounts
+is a price, or if it is unclear whether the last one is. Of several cars the buyer takes the one that he wants.
 A feature counts where a line shows that the car has it, and what is said last counts. The buyer sees
 
     utility = worth - price        worth = budget x (1 - 0.2 per wrong brand or type - 0.1 per missing feature

@@ -6,7 +6,6 @@ from envs.car_dealer.language import BODIES, BRANDS, FEATURES, LEAST_LIKELY, OFF
 
 MIN_PRICE, MAX_PRICE = 1000, 150_000  # in $; any other price is taken for a joke
 
-
 ALL_TYPES, ALL_FEATURES = frozenset(TYPES), frozenset(FEATURES)
 REFERRING = frozenset(("wished car", "wished features"))  # to what the buyer has said
 

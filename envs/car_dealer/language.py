@@ -233,11 +233,10 @@ def value_of(number: str, scale: str | None) -> float:
 
 def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, str]:
     """(sentence, clause) of an amount, in which it is # and others are ~; the clause without what is included."""
-    pieces, end = [], 0
-    for other in matches:
-        pieces += [text[end : other.start()], "#" if other is match else "~"]
-        end = other.end()
-    sentence = CONTEXT["for the car"].sub("", "".join(pieces) + text[end:])
+    sentence = text
+    for other in reversed(matches):
+        sentence = sentence[: other.start()] + ("#" if other is match else "~") + sentence[other.end() :]
+    sentence = CONTEXT["for the car"].sub("", sentence)
     begin, end = clause_around(sentence, sentence.index("#"))
     clause = sentence[begin:end]
     if sentence[begin - 1 : begin] == "," and CONTEXT["verb"].match(clause):
@@ -421,9 +420,8 @@ def in_context(parts: list[str], lines: list[Line]) -> list[Line]:
             line = line._replace(denied=those)
         elif "confirmed" in line.intents:  # `It has both.`
             line = line._replace(offered=line.offered | those)
-        goes_on = other and not line.offered - {*FEATURES} and (
-            parts[len(kept) - 1].endswith("?") or CONTEXT["continued"].search(part))
-        other = bool(goes_on or CONTEXT["other topic"].search(part))
+        goes_on = other and (parts[len(kept) - 1].endswith("?") or CONTEXT["continued"].search(part))
+        other = bool(goes_on and not line.offered - {*FEATURES} or CONTEXT["other topic"].search(part))
         kept.append(line._replace(prices=(IN_DOUBT,)) if other and line.amounts else line)
         asked = max((number for number, said in enumerate(kept) if said.amounts and said.prices), default=-1)
         refused = CONTEXT["refusal" if parts[asked].endswith("?") else "kidding"].search(part)
