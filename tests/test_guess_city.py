@@ -71,7 +71,8 @@ def test_table():
 
 def test_particulars():
     """Each is true of places that there are, and asked by a pattern of its own."""
-    known = {*CITY, *countries(), *(city.values["religion"] for city in cities()), "none"}
+    known = {*CITY, *countries(), "everywhere", "none"}
+    known |= {city.values[key] for city in cities() for key in ("continent", "religion")}
     assert len(particulars()) > 250 and len({asks.pattern for _, asks in particulars()}) == len(particulars())
     for places, asks in particulars():
         assert places <= known, (asks.pattern, places - known)
@@ -544,7 +545,7 @@ KINDS = [  # of questions that were once not understood, answered by a neighbour
     ("Paris", "What is the name of the river?", "Its river is the Seine"),
     ("Tokyo", "Name a singer from there.", "Known people"),
     ("Chicago", "Which airport would I land at?", "The airport that people use is O'Hare"),
-    ("Havana", "What's the local booze called?", "A typical drink is rum"),
+    ("Havana", "What's the local booze called?", "For something strong there is rum"),
     ("Bangalore", "Which big company is based there?", "It has the head offices of Infosys"),
     # what stands in the tables by country
     ("Madrid", "When do people have dinner?", "Dinner is eaten late"),

@@ -139,7 +139,7 @@ def first_truth(city: City, topic: str, question: Question) -> bool | None:
     """Whether it holds by what an open question about the topic is told."""
     about, folded, value = topics()[topic], question.bare, city.values.get(topic, "-")
     if topic == "particular":
-        own = {city.name, city.values["country"], city.values["religion"]}
+        own = {"everywhere", city.name, *(city.values[key] for key in ("country", "continent", "religion"))}
         return all(places & own for places, asks in particulars() if asks.search(folded))
     if not question.yes_no or "open" in about.flags or value == "-":
         return None

@@ -169,12 +169,12 @@ def complete(values: dict[str, str]) -> dict[str, str]:
     borders = [] if values["borders"] == "none" else values["borders"].split(", ")
     return {"neighbours": ", ".join(borders) or "no other country"} | values | {
         "hemisphere": f"{'north' if latitude > 0 else 'south'} and {'east' if longitude > 0 else 'west'}",
-        "equator": str(abs(latitude)), "borders": str(len(borders)),
+        "equator": str(abs(latitude)), "daylight": str(abs(latitude)), "borders": str(len(borders)),
         "warmth": values["hot"], "frost": values["cold"], "clothes": values["cold"], "month": values["hottest"],
-        "daylight": str(abs(latitude)), "wages": values["wealth"], "food also": values["dishes"],
+        "chill": values["hottest"], "festdate": values["festival"], "wages": values["wealth"],
         "culture also": "university, college", "green also": ", ".join(green), "water also": ", ".join(water),
         "terrain also": ", ".join([values.get("terrain also", "-"), *["island"] * (values["shores"] == "island")]),
-        "mean": str((float(values["hot"]) + float(values["cold"])) / 2)}
+        "food also": values["dishes"], "mean": str((float(values["hot"]) + float(values["cold"])) / 2)}
 
 
 @cache
