@@ -55,9 +55,8 @@ def compare(city: City, question: Question) -> bool | None:
         return city.told[topic] == other.told[topic] if topic in city.told and other.told else None
     if re.search(pattern("not the city"), said):
         return None
-    found = [(column, sign) for column, sign, says in comparisons() if says.search(said)]
-    if re.search(pattern("the other way round"), said):
-        found = [(column, -sign) for column, sign in found]
+    turned = -1 if re.search(pattern("the other way round"), said) else 1
+    found = [(column, turned * sign) for column, sign, says in comparisons() if says.search(said)]
     if len(found) > 1 or any("-" in (city.values[column], other.values.get(column, "-")) for column, _ in found):
         return None
     if found:
