@@ -53,7 +53,7 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "envs/tiny/{env_id}"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: the model's; else the data's)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the data's, online the model's)
     dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
     num_trajectories: int | None = None  # number of trajectories to generate (None: the task's)
     top_fraction: float = 1.0  # share of the games to keep, by return
@@ -94,7 +94,7 @@ PAPER = dict.fromkeys(get_args(EnvId), dict(  # for any other model, in place of
 
 
 def load_model(args: Args) -> tuple[nn.Module, "Text"]:
-    """The causal language model `--model` and its tokenizer. Settles `max_length`."""
+    """The causal language model `--model` and its tokenizer. Sets `max_length` if it was not given."""
     name, is_new = start_model(args)
     with refusing(f"cannot load {name} to {args.device}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -102,7 +102,7 @@ def load_model(args: Args) -> tuple[nn.Module, "Text"]:
             policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
         else:
             policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-        policy = policy.to(args.device).eval()  # with dropout, what is trained would not be what plays
+        policy = policy.to(args.device).eval()  # no dropout: the loss then sees the model that plays
     set_length(args, name, policy.config)
     return policy, Text(tokenizer, policy.config.vocab_size)
 
@@ -119,7 +119,7 @@ class Text:
 
 @torch.no_grad()
 def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
-    """Refuse, with a sentence, a model or a tokenizer with which something would be silently wrong."""
+    """Exit with a message if this model or tokenizer would give wrong results without any error."""
     with refusing(f"{args.model} cannot be used"):
         ids = check_texts(env, text, args)
         batch = torch.tensor([ids], device=args.device)
@@ -131,9 +131,9 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window = Window(ids[:-1])
         reader.read({0: window})
         window.ids = ids
-        _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
+        _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one new token in row 0, many in row 1
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
+        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100 times as strict
         same(played[0], own[-1], msg="its logits change when it reads with a cache (sliding window?)")
 
 
@@ -143,7 +143,7 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
 class Batch(NamedTuple):
     """Whole games. The n tokens that were chosen in them are numbered in the order of play."""
 
-    ids: Tensor  # (W, T): the distinct windows, padded on the right, which a causal model needs no mask for
+    ids: Tensor  # (W, T): W distinct windows, padded on the right; causal attention needs no mask for that
     states: Tensor  # (n,): the place, in ids flattened, of the token before each chosen one
     tokens: Tensor  # (n,): the chosen tokens
     padding: Tensor  # (): share of ids that is padding
@@ -173,8 +173,8 @@ class Episode:
     """A game as tokens, in one window or several.
 
     Where the newest observation is the whole state (`markov`), each turn is a window of its own. Elsewhere a
-    window holds the game until it is full; the next one opens with the game's first text and the newest turns
-    that fill half of it. The actions among them are context: each is trained on once, where it was played.
+    window holds the game until it is full; the next one opens with the game's first text and as many of the
+    newest turns as half of it holds. Their actions are context: each is trained on once, where it was played.
     """
 
     def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
@@ -192,7 +192,7 @@ class Episode:
         self.num_invalid = 0
 
     def observe(self, obs: list[int]) -> None:
-        """Add an observation. Of one that does not fit into a window, only the end is read."""
+        """Add an observation. If it does not fit beside what opens the window, only its end is read."""
         if self.markov or not self.windows:
             self.windows.append(Window([]))
         elif len(self.windows[-1].ids) + len(obs) > self.room:
@@ -204,7 +204,7 @@ class Episode:
         window.ids += self.parts[-1]
 
     def opening(self, num_tokens: int) -> list[int]:
-        """The first text and the newest turns, to open a window that has room for `num_tokens` more."""
+        """The first text and the newest turns, which go before `num_tokens` tokens in a new window."""
         first = self.parts[0][: max(self.room - num_tokens, self.room // 2)]
         newest = []
         for i in range(len(self.parts) - 2, 0, -2):
@@ -222,7 +222,7 @@ class Episode:
         self.action += ids
 
     def end_turn(self, reward: float, terminated: bool, suffix: list[int]) -> None:
-        """The action is complete; `suffix`: the newline, not the agent's, after one that was cut off."""
+        """Close the action. `suffix`: the newline that is put after one that was cut off; not the agent's."""
         self.rewards += [0.0] * (len(self.action) - 1) + [reward]
         self.ends_turn += [False] * (len(self.action) - 1) + [True]
         self.terminated = terminated
@@ -232,7 +232,7 @@ class Episode:
 
 
 def encode(games: list[Trajectory], env: Env, text: Text, args: Args) -> list[Episode]:
-    """The games of the data as tokens. Settles `max_new_tokens`."""
+    """The games of the data as tokens. Sets `max_new_tokens` if it was not given."""
     lengths = (len(text.encode(action)) for game in games for action in game.texts[1::2])
     longest_action = settle_action_length(lengths, args)
     episodes = []
@@ -264,10 +264,10 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     windows = [window for episode in episodes for window in episode.windows if window.chosen]
     length = max(window.chosen[-1] for window in windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # they become tensors, but for ids and padding
+    lists = Batch(*[[] for _ in Batch._fields])  # each becomes a tensor; those of ids and padding stay empty
     for window in windows:
         read = tuple(window.ids[: window.chosen[-1]])  # up to the last state
-        start = length * row_of.setdefault(read, len(row_of))  # of its row
+        start = length * row_of.setdefault(read, len(row_of))  # where its row starts
         for place in window.chosen:
             lists.states.append(start + place - 1)
             lists.tokens.append(window.ids[place])
@@ -293,7 +293,7 @@ class RowLayer(StaticLayer):
         more_columns = reader.num_columns - self.keys.shape[2]
         more_rows = reader.num_rows - self.keys.shape[0]
         if more_columns or more_rows:
-            padding = 0, 0, 0, more_columns, 0, 0, 0, more_rows
+            padding = 0, 0, 0, more_columns, 0, 0, 0, more_rows  # after d, columns, heads, rows
             self.keys = F.pad(self.keys, padding)
             self.values = F.pad(self.values, padding)
         self.keys[reader.written] = keys.transpose(1, 2)  # (rows, width, heads, d)
@@ -321,13 +321,13 @@ class Reader:
         self.known = {}  # logits (V,) by the window that they follow
 
     def recall(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
-        """Like `read`, but no window is read twice: a maze has few different ones."""
-        if len(self.known) > 10_000:  # with GPT-2, a gigabyte of logits
+        """Like `read`, but windows whose logits are known need not be read again: a maze has few."""
+        if len(self.known) > 10_000:  # with GPT-2, one or two gigabytes of logits
             self.known = {}
         names = {row: tuple(window.ids) for row, window in windows.items()}
-        reader_of = {name: row for row, name in names.items() if name not in self.known}  # one per window
-        if reader_of:
-            ready, logits = self.read(windows, reader_of.values())
+        row_of = {name: row for row, name in names.items() if name not in self.known}  # one row per window
+        if row_of:
+            ready, logits = self.read(windows, row_of.values())
             for row, values in zip(ready, logits):
                 self.known[names[row]] = values
         ready = [row for row in windows if names[row] in self.known]
@@ -335,10 +335,10 @@ class Reader:
         return ready, torch.stack(logits)
 
     def read(self, windows: dict[int, Window], rows=None) -> tuple[list[int], Tensor]:
-        """`rows`, or all, read on. Returns those that have read their whole window, and logits (ready, V)."""
+        """Let `rows`, or all, read on. Returns those whose whole window is read, and logits (ready, V)."""
         rows = list(rows or windows)
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
-        width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
+        width = math.ceil(sum(num_unread) / len(rows))  # the mean: rows with more take several passes
         if 2 * len(rows) > self.num_rows:  # picking some rows copies the cache, taking all does not
             rows = range(self.num_rows)
 
@@ -392,10 +392,10 @@ class Reader:
 def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
     """Play this process's part of the games, one for each seed, side by side in rows that are not in step."""
     markov = envs.envs[0].markov
-    numbers = range(devices.RANK, len(seeds), devices.WORLD_SIZE)  # of the games to play
+    numbers = range(devices.RANK, len(seeds), devices.WORLD_SIZE)  # of this process's games
     episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in numbers]
     waiting = list(zip(episodes, numbers))[::-1]
-    playing = {}  # the episode in each row; the row is also the place of its environment in `envs`
+    playing = {}  # the episode in each row; `envs` knows the game by this number, too
     dice = {}  # each row's random numbers, which do not depend on the other games
     rows = range(min(len(envs.envs), len(numbers)))
     reader.reset(len(rows))
@@ -426,7 +426,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit: values bootstrap from it
+            if not terminated:  # also after a time limit: a value may be bootstrapped from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]

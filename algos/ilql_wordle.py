@@ -1,9 +1,9 @@
 """Implicit language Q-learning (ILQL): offline, value-based RL of a language model on a multi-turn text game.
 
 A game is texts obs_0, action_0, obs_1, action_1, …; each is tokenised on its own and their ids are joined. A
-state is a place where the agent chooses a token x; h is the last hidden state there of the critic's own
+state is a place where the agent chooses a token x; h is the last layer's output there in the critic's own
 trunk. Q1 and Q2 (a value for each token) and V are heads on h; Q1', Q2', h' are those of a target copy. Means
-are over all n tokens that were chosen in a minibatch of games:
+are over all n tokens that were chosen in a minibatch of games; y and q pass no gradient:
 
     y     = r + γ · V(h_next), q = min(Q1', Q2')(h')[x]     h_next: the next state of the same game
     L_Q   = mean of ½(Q1(h)[x] - y)² + ½(Q2(h)[x] - y)²
@@ -17,8 +17,8 @@ r is an action's reward on its last token, else 0. γ is gamma there, 1 on other
 end the game. A game that was cut short has one more state, after its last observation, to bootstrap from.
 
 Source: ILQL (Snell et al., arXiv 2206.11871), LMRL-Gym (Abdulhai et al., arXiv 2311.18232). Deviations: the
-discount is per turn, not per token; a time limit does not end a game; the heads start at the data's mean
-return-to-go; beta is chosen on validation games; `--target-v` makes y of the target's V, which is steadier.
+discount is per turn; a time limit does not end a game; the heads start at the data's mean undiscounted
+return-to-go; the learning rate warms up, then falls to 0; beta is chosen on validation games; `--target-v`.
 
     python algos/ilql_wordle.py      # after `bash benchmarks.sh wordle filtered_bc`, which makes the policy
 """
@@ -61,7 +61,7 @@ class Args:
     env_options: dict[str, str] = field(default_factory=dict)  # the task's own options, as `name value` pairs
     model: str = "runs/{env_id}__filtered_bc__{seed}/model"  # folder or hub name of a causal language model
     max_length: int | None = None  # tokens that the model sees at most (default: its own limit, at most 1024)
-    max_new_tokens: int | None = None  # tokens of an action at most (default: the model's; else the data's)
+    max_new_tokens: int | None = None  # tokens of an action at most (default: the data's, online the model's)
     dataset: str | None = None  # file of trajectories, ours or the original's (default: generated and cached)
     num_trajectories: int | None = 1_000_000  # number of trajectories to generate (None: the task's)
     # --- the algorithm
@@ -72,9 +72,9 @@ class Args:
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
     gamma: float = 0.99  # discount of a turn
     tau: float = 0.02  # Polyak rate: target = (1 - tau) * target + tau * critic after every gradient step
-    expectile: float = 0.8  # expectile of Q that V stands for; 0.5 is the mean, 1 the maximum
+    expectile: float = 0.8  # which expectile of Q, over the data's tokens, V estimates; 0.5: mean, 1: max
     cql_weight: float = 0.01  # weight of the CQL term
-    target_v: bool = False  # make the Q targets of the target's V, not of the online one as in the paper
+    target_v: bool = False  # take V in the Q targets from the target copy: steadier than the paper's
     beta: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0, 32.0)  # weights of Q at decoding to choose from
     # --- evaluation
     eval_every: int = 6  # iterations from one evaluation on validation games to the next; 0: none
@@ -118,7 +118,7 @@ PAPER = {  # for any other model, in place of TUNED
 
 
 def load_model(args: Args) -> tuple[nn.Module, "Text"]:
-    """The causal language model `--model` and its tokenizer. Settles `max_length`."""
+    """The causal language model `--model` and its tokenizer. Sets `max_length` if it was not given."""
     name, is_new = start_model(args)
     with refusing(f"cannot load {name} to {args.device}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -126,7 +126,7 @@ def load_model(args: Args) -> tuple[nn.Module, "Text"]:
             policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
         else:
             policy = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-        policy = policy.to(args.device).eval()  # with dropout, what is trained would not be what plays
+        policy = policy.to(args.device).eval()  # no dropout: the loss then sees the model that plays
     set_length(args, name, policy.config)
     return policy, Text(tokenizer, policy.config.vocab_size)
 
@@ -143,7 +143,7 @@ class Text:
 
 @torch.no_grad()
 def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
-    """Refuse, with a sentence, a model or a tokenizer with which something would be silently wrong."""
+    """Exit with a message if this model or tokenizer would give wrong results without any error."""
     with refusing(f"{args.model} cannot be used"):
         ids = check_texts(env, text, args)
         batch = torch.tensor([ids], device=args.device)
@@ -155,9 +155,9 @@ def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
         window = Window(ids[:-1])
         reader.read({0: window})
         window.ids = ids
-        _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one token beside many
+        _, played = reader.read({0: window, 1: Window(ids[:-1])})  # one new token in row 0, many in row 1
         same = partial(torch.testing.assert_close, rtol=0, atol=1e-4 * max(1.0, own.abs().max().item()))
-        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100: a tighter tolerance
+        same(100 * by_head, 100 * own, msg="its logits are not its head's output")  # 100 times as strict
         same(played[0], own[-1], msg="its logits change when it reads with a cache (sliding window?)")
 
 
@@ -183,7 +183,7 @@ class Critic(nn.Module):
 
 
 class ValueHead(nn.Sequential):
-    """Layers in float32 wherever the rest is in bfloat16: values need more than its 8 bits."""
+    """Layers in float32 even where the rest is in bfloat16: values need more than 8 bits of precision."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
@@ -191,7 +191,7 @@ class ValueHead(nn.Sequential):
 
 
 def value_head(d: int, num_outputs: int, value: float) -> ValueHead:
-    """A head of two layers that says `value` before it is trained."""
+    """A head of two layers whose output is `value` before training."""
     head = ValueHead(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, num_outputs))
     nn.init.zeros_(head[2].weight)
     nn.init.constant_(head[2].bias, value)
@@ -204,7 +204,7 @@ def value_head(d: int, num_outputs: int, value: float) -> ValueHead:
 class Batch(NamedTuple):
     """Whole games. Their m states and the n tokens that were chosen in them are in the order of play."""
 
-    ids: Tensor  # (W, T): the distinct windows, padded on the right, which a causal model needs no mask for
+    ids: Tensor  # (W, T): W distinct windows, padded on the right; causal attention needs no mask for that
     states: Tensor  # (m,): their places in ids, flattened; a game that was cut short has one more
     acted: Tensor  # (n,): the state in which each token was chosen; the next state of the game is acted + 1
     tokens: Tensor  # (n,): the chosen tokens
@@ -215,7 +215,7 @@ class Batch(NamedTuple):
 
 
 def ilql_losses(critic: Critic, target: Critic, batch: Batch, args: Args) -> dict[str, Tensor]:
-    """`ilql_loss` of a minibatch."""
+    """Values and targets of a minibatch, and from them `ilql_loss`."""
     hidden = critic.hidden(batch)  # (m, d)
     v = critic.v(hidden)[:, 0]  # (m,)
     q1 = critic.q1(hidden[batch.acted])  # (n, V)
@@ -224,7 +224,7 @@ def ilql_losses(critic: Critic, target: Critic, batch: Batch, args: Args) -> dic
         target_hidden = target.hidden(batch)
         target_q = chosen(target.min_q(target_hidden[batch.acted]), batch.tokens)
         next_v = target.v(target_hidden)[:, 0] if args.target_v else v
-        next_v = F.pad(next_v, (0, 1))[batch.acted + 1]  # pad: there is no state after the last game's end
+        next_v = F.pad(next_v, (0, 1))[batch.acted + 1]  # after an end, another game's or the pad: times 0
         discounts = torch.where(batch.ends_turn, args.gamma, 1.0) * ~batch.terminated
         y = batch.rewards + discounts * next_v
     return ilql_loss(q1, q2, v[batch.acted], target_q, y, batch.tokens, args)
@@ -268,8 +268,8 @@ class Episode:
     """A game as tokens, in one window or several.
 
     Where the newest observation is the whole state (`markov`), each turn is a window of its own. Elsewhere a
-    window holds the game until it is full; the next one opens with the game's first text and the newest turns
-    that fill half of it. The actions among them are context: each is trained on once, where it was played.
+    window holds the game until it is full; the next one opens with the game's first text and as many of the
+    newest turns as half of it holds. Their actions are context: each is trained on once, where it was played.
     """
 
     def __init__(self, markov: bool, max_length: int, max_new_tokens: int) -> None:
@@ -287,7 +287,7 @@ class Episode:
         self.num_invalid = 0
 
     def observe(self, obs: list[int]) -> None:
-        """Add an observation. Of one that does not fit into a window, only the end is read."""
+        """Add an observation. If it does not fit beside what opens the window, only its end is read."""
         if self.markov or not self.windows:
             self.windows.append(Window([]))
         elif len(self.windows[-1].ids) + len(obs) > self.room:
@@ -299,7 +299,7 @@ class Episode:
         window.ids += self.parts[-1]
 
     def opening(self, num_tokens: int) -> list[int]:
-        """The first text and the newest turns, to open a window that has room for `num_tokens` more."""
+        """The first text and the newest turns, which go before `num_tokens` tokens in a new window."""
         first = self.parts[0][: max(self.room - num_tokens, self.room // 2)]
         newest = []
         for i in range(len(self.parts) - 2, 0, -2):
@@ -317,7 +317,7 @@ class Episode:
         self.action += ids
 
     def end_turn(self, reward: float, terminated: bool, suffix: list[int]) -> None:
-        """The action is complete; `suffix`: the newline, not the agent's, after one that was cut off."""
+        """Close the action. `suffix`: the newline that is put after one that was cut off; not the agent's."""
         self.rewards += [0.0] * (len(self.action) - 1) + [reward]
         self.ends_turn += [False] * (len(self.action) - 1) + [True]
         self.terminated = terminated
@@ -327,7 +327,7 @@ class Episode:
 
 
 def encode(games: list[Trajectory], env: Env, text: Text, args: Args) -> list[Episode]:
-    """The games of the data as tokens. Settles `max_new_tokens`."""
+    """The games of the data as tokens. Sets `max_new_tokens` if it was not given."""
     lengths = (len(text.encode(action)) for game in games for action in game.texts[1::2])
     longest_action = settle_action_length(lengths, args)
     episodes = []
@@ -347,18 +347,18 @@ def collate(episodes: list[Episode], device: str) -> Batch:
     """A minibatch of episodes."""
     length = max(len(window.ids) for episode in episodes for window in episode.windows)
     row_of = {}  # each distinct window's row in ids; equal ones, common in a maze, are computed once
-    lists = Batch(*[[] for _ in Batch._fields])  # they become tensors, but for ids and padding
+    lists = Batch(*[[] for _ in Batch._fields])  # each becomes a tensor; those of ids and padding stay empty
     for episode in episodes:
         for window in episode.windows:
             is_open = window is episode.windows[-1] and not episode.terminated
             read = tuple(window.ids if is_open else window.ids[: window.chosen[-1]])  # up to the last state
-            start = length * row_of.setdefault(read, len(row_of))  # of its row
+            start = length * row_of.setdefault(read, len(row_of))  # where its row starts
             for place in window.chosen:
                 lists.acted.append(len(lists.states))
                 lists.states.append(start + place - 1)
                 lists.tokens.append(window.ids[place])
         if not episode.terminated:  # cut short: one more state, to bootstrap from
-            lists.states.append(start + len(window.ids) - 1)  # of the last window
+            lists.states.append(start + len(window.ids) - 1)  # start and window: of the last window
         lists.rewards.extend(episode.rewards)
         lists.ends_turn.extend(episode.ends_turn)
         lists.terminated.extend([False] * (len(episode.rewards) - 1) + [episode.terminated])
@@ -384,7 +384,7 @@ class RowLayer(StaticLayer):
         more_columns = reader.num_columns - self.keys.shape[2]
         more_rows = reader.num_rows - self.keys.shape[0]
         if more_columns or more_rows:
-            padding = 0, 0, 0, more_columns, 0, 0, 0, more_rows
+            padding = 0, 0, 0, more_columns, 0, 0, 0, more_rows  # after d, columns, heads, rows
             self.keys = F.pad(self.keys, padding)
             self.values = F.pad(self.values, padding)
         self.keys[reader.written] = keys.transpose(1, 2)  # (rows, width, heads, d)
@@ -412,13 +412,13 @@ class Reader:
         self.known = {}  # logits (V,) by the window that they follow
 
     def recall(self, windows: dict[int, Window]) -> tuple[list[int], Tensor]:
-        """Like `read`, but no window is read twice: a maze has few different ones."""
-        if len(self.known) > 10_000:  # with GPT-2, a gigabyte of logits
+        """Like `read`, but windows whose logits are known need not be read again: a maze has few."""
+        if len(self.known) > 10_000:  # with GPT-2, one or two gigabytes of logits
             self.known = {}
         names = {row: tuple(window.ids) for row, window in windows.items()}
-        reader_of = {name: row for row, name in names.items() if name not in self.known}  # one per window
-        if reader_of:
-            ready, logits = self.read(windows, reader_of.values())
+        row_of = {name: row for row, name in names.items() if name not in self.known}  # one row per window
+        if row_of:
+            ready, logits = self.read(windows, row_of.values())
             for row, values in zip(ready, logits):
                 self.known[names[row]] = values
         ready = [row for row in windows if names[row] in self.known]
@@ -426,10 +426,10 @@ class Reader:
         return ready, torch.stack(logits)
 
     def read(self, windows: dict[int, Window], rows=None) -> tuple[list[int], Tensor]:
-        """`rows`, or all, read on. Returns those that have read their whole window, and logits (ready, V)."""
+        """Let `rows`, or all, read on. Returns those whose whole window is read, and logits (ready, V)."""
         rows = list(rows or windows)
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
-        width = math.ceil(sum(num_unread) / len(rows))  # a row with much to read takes several passes
+        width = math.ceil(sum(num_unread) / len(rows))  # the mean: rows with more take several passes
         if 2 * len(rows) > self.num_rows:  # picking some rows copies the cache, taking all does not
             rows = range(self.num_rows)
 
@@ -483,10 +483,10 @@ class Reader:
 def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Args) -> list[Episode]:
     """Play this process's part of the games, one for each seed, side by side in rows that are not in step."""
     markov = envs.envs[0].markov
-    numbers = range(devices.RANK, len(seeds), devices.WORLD_SIZE)  # of the games to play
+    numbers = range(devices.RANK, len(seeds), devices.WORLD_SIZE)  # of this process's games
     episodes = [Episode(markov, args.max_length, args.max_new_tokens) for _ in numbers]
     waiting = list(zip(episodes, numbers))[::-1]
-    playing = {}  # the episode in each row; the row is also the place of its environment in `envs`
+    playing = {}  # the episode in each row; `envs` knows the game by this number, too
     dice = {}  # each row's random numbers, which do not depend on the other games
     rows = range(min(len(envs.envs), len(numbers)))
     reader.reset(len(rows))
@@ -517,7 +517,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit: values bootstrap from it
+            if not terminated:  # also after a time limit: a value may be bootstrapped from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -568,15 +568,15 @@ def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     policy, text = load_model(args)
     check_model(policy, text, env, args)
-    games = [game for game in map(Trajectory.complete, run.load_games()) if game]  # all answered
+    games = [game for game in map(Trajectory.complete, run.load_games()) if game]  # drops unanswered actions
     episodes = encode(games, env, text, args)
     lengths = [max(len(window.ids) for window in episode.windows) for episode in episodes]
     num_chosen = [len(episode.rewards) for episode in episodes]
-    returns_to_go = [np.cumsum(episode.rewards[::-1]) for episode in episodes] or [[0.0]]  # if replayed
+    returns_to_go = [np.cumsum(episode.rewards[::-1]) for episode in episodes] or [[0.0]]  # no data: a replay
     critic = Critic(policy, value=np.concatenate(returns_to_go).mean()).to(args.device)
     target = copy.deepcopy(critic)
     optimizer = torch.optim.AdamW(critic.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    beta = torch.tensor(args.beta[len(args.beta) // 2], device=args.device)  # until the best is known
+    beta = torch.tensor(args.beta[len(args.beta) // 2], device=args.device)  # the middle one, at first
     parts = {"critic": critic, "target": target, "optimizer": optimizer}
     step, done = 0, 0
     if (run.folder / "last.pt").exists():
@@ -602,8 +602,8 @@ def main(args: Args) -> None:
             decay = 1 - (step - 1) / (args.num_iterations * args.steps_per_iteration)
             optimizer.param_groups[0]["lr"] = args.learning_rate * warm_up * decay
             optimizer.zero_grad()
-            for games, share in devices.pieces(indices, num_chosen, args):
-                batch = collate([episodes[i] for i in games], args.device)
+            for piece, share in devices.pieces(indices, num_chosen, args):
+                batch = collate([episodes[i] for i in piece], args.device)
                 with devices.precision(args):
                     losses = ilql_losses(critic, target, batch, args)
                 (share * losses["loss"]).backward()
@@ -639,7 +639,7 @@ def main(args: Args) -> None:
     beta.fill_(best)
     try:
         run.write("critic.pt", partial(torch.save, {"critic": critic.state_dict(), "beta": best}))
-        run.save_model(policy, text.tokenizer, args.max_new_tokens)
+        run.save_model(policy, text.tokenizer, args.max_new_tokens)  # as it was: the critic has learned
     finally:  # if saving fails, the test is still played
         metrics, tested = play_games(reader, envs, "test", run.seeds("test"), text, args)
         run.log(args.num_iterations, step, metrics | {"test/beta": best})
