@@ -35,8 +35,8 @@ from envs.twenty_questions.tables import (
 MAX_LENGTH = 300  # characters of a question; longer ones are not read
 MIN_COVERED = 0.5  # share of a question's words that the properties found in it must explain
 FEW = 2  # objects that have a property in common; what is said of them they are known for
-TELLING = 6.0  # nats that words must tell about an object: one that is known for a single object tells log(158) = 5.1
-CLEARLY = 0.8  # of what tells most for an object is as good for others
+TELLING = 5.0  # nats that words must tell about an object: one that is known for a single object tells log(158) = 5.1
+CLEARLY = 0.65  # of what tells most for an object is as good for others
 MIN_MISSPELLED = 5  # letters of a word that may be misspelled by one; from 9 letters on by two
 MATERIALS = "Orange", "Rock"  # `Is it orange?` asks for the colour, `Is it stone?` for the material
 MADE = {stem("made")}  # `wooden` is read as `made of wood`, and is one word all the same
@@ -312,19 +312,22 @@ class Matcher:
             return reading
         ends = [len(words)] + [n for n in range(len(words) - 1, 2, -1) if words[n] in listed("clause")]
         readings = (self.read_alternatives(words[:end]) for end in ends)
-        return next((reading for reading in readings if reading and reading.understood), None)
+        said = next((reading for reading in readings if reading and reading.understood), None)
+        known = self.read_associations(words)
+        if said and known:  # whatever properties the words resemble
+            return Reading(said.yes | known.yes, said.no & ~known.yes)
+        return said or known
 
     def read_associations(self, words: list[str]) -> Reading | None:
-        """A sentence that no property explains: yes for the objects that are known for most of its words, if these are
-        half of them, and no for those that are known for none."""
-        words = self.named(self.negate(self.strip(words)))
+        """Yes for the objects that are known for most of the words, if these are half of them, and no for those that are
+        known for none; None if the words do not tell enough."""
         content = set(self.content(words)) - self.light - self.weak - {"or"}
         known = [self.known_for[word] for word in content if word in self.known_for]
         told = [sum(log(len(OBJECTS) / mask.bit_count()) for mask in known if mask >> number & 1)
                 for number in range(len(OBJECTS))]
         most = max(told)
         yes = sum(1 << number for number, much in enumerate(told) if much >= CLEARLY * most)
-        if {"not", "than"} & content or OPEN & set(words[:1]) or most < TELLING:
+        if {"not", "than"} & content or most < TELLING:
             return None
         if 2 * sum(mask & yes > 0 for mask in known) < len(content):
             return None
@@ -335,7 +338,6 @@ class Matcher:
         pieces = SENTENCES.split(text)
         sentences = [self.words(piece) for piece in pieces]
         readings = [(words, reading) for words in sentences if (reading := self.read_sentence(words))]
-        readings = readings or [(words, reading) for words in sentences if (reading := self.read_associations(words))]
         questions = [words for piece, words in zip(pieces, sentences, strict=True) if "?" in piece]
         named = {name for words in sentences for name in self.names_in(words) if name < len(OBJECTS)}
         for words, reading in readings:
