@@ -89,6 +89,8 @@ class Matcher:
         self.before, self.after = ({tuple(phrase.split()) for phrase in listed(kind)} for kind in ("before", "after"))
         allowed = "|".join(listed("one") | listed("quantity") | listed("material"))
         self.between = re.compile(rf"\b(?:(?:{allowed}|\w+'s) )+(?=#)")
+        nouns = "|".join(listed("description of"))
+        self.description = re.compile(rf"(?P<before>(?:\w+ )*?)(?:the|that|those) (?:\w+ ){{0,3}}(?:{nouns})s? \w+")
         self.aside = Phrases({tuple(phrase.split()): () for phrase in listed("aside")})
         self.negate = Phrases({tuple(phrase.split()): ("not",) for phrase in listed("not")})
         same = {stems(self.named(old.split())): stems(self.named(new.split())) for old, new in pairs("same").items()}
@@ -313,14 +315,22 @@ class Matcher:
         ends = [len(words)] + [n for n in range(len(words) - 1, 2, -1) if words[n] in listed("clause")]
         readings = (self.read_alternatives(words[:end]) for end in ends)
         said = next((reading for reading in readings if reading and reading.understood), None)
-        known = self.read_associations(words)
+        known = None if find_comparison(words) else self.read_associations(words)
+        reading = said or known
         if said and known:  # whatever properties the words resemble
-            return Reading(said.yes | known.yes, said.no & ~known.yes)
-        return said or known
+            reading = Reading(said.yes | known.yes, said.no & ~known.yes)
+        if reading and reading.yes.bit_count() == 1 and self.is_description(stripped):
+            return reading._replace(guess=reading.yes.bit_length() - 1)
+        return reading
+
+    def is_description(self, words: list[str]) -> bool:
+        """Whether `Is it the instrument with 88 keys?` is asked; what names a thing (`the lid of a pot`) is none."""
+        found = self.description.match(" ".join(words))
+        return bool(found) and not self.beside(found["before"].split()) and not self.names_in(words)
 
     def read_associations(self, words: list[str]) -> Reading | None:
-        """Yes for the objects that are known for most of the words, if these are half of them, and no for those that are
-        known for none; None if the words do not tell enough."""
+        """Yes for the objects that are known for most of the words, and no for those that are known for none; None if
+        the words do not tell enough: fewer than half of them, or a single one of several."""
         content = set(self.content(words)) - self.light - self.weak - {"or"}
         known = [self.known_for[word] for word in content if word in self.known_for]
         told = [sum(log(len(OBJECTS) / mask.bit_count()) for mask in known if mask >> number & 1)
@@ -329,7 +339,8 @@ class Matcher:
         yes = sum(1 << number for number, much in enumerate(told) if much >= CLEARLY * most)
         if {"not", "than"} & content or most < TELLING:
             return None
-        if 2 * sum(mask & yes > 0 for mask in known) < len(content):
+        num_told = sum(mask & yes > 0 for mask in known)
+        if 2 * num_told < len(content) or num_told == 1 < len(content):
             return None
         return Reading(yes, sum(1 << number for number, much in enumerate(told) if not much))
 
@@ -341,7 +352,7 @@ class Matcher:
         questions = [words for piece, words in zip(pieces, sentences, strict=True) if "?" in piece]
         named = {name for words in sentences for name in self.names_in(words) if name < len(OBJECTS)}
         for words, reading in readings:
-            if reading.guess >= 0 and len(named) == 1 == len(self.names_in(words)):
+            if reading.guess >= 0 and named <= {reading.guess} and len(self.names_in(words)) <= 1:
                 return reading
         if guess := self.read_described_guess(text):
             return guess
