@@ -422,6 +422,26 @@ def test_kinds_of_questions(line):
     assert not wrong
 
 
+@pytest.mark.parametrize(("question", "yes", "no"), [
+    ("Could there be springs hidden in it, making it bouncy?", "mattress", "pencil"),
+    ("Would it take at least two strong movers to carry it up the stairs?", "piano", "pencil"),
+    ("Is a car bigger than it?", "tomato", "ship"),
+])
+def test_what_an_object_is_known_for_outweighs_a_property(question, yes, no):
+    reading = read_question(question + "\n")
+    assert reading.yes >> NUMBERS[yes] & 1 and reading.no >> NUMBERS[no] & 1
+
+
+@pytest.mark.parametrize(("question", "thing"), [
+    ("Is it the ball that David Beckham kicks?", "soccer ball"),
+    ("Is it the ball they use in golf?", "golf ball"),
+    ("Is it the lid of a cooking pot?", None),
+    ("Does it have a ball that David Beckham kicks?", None),
+])
+def test_a_description_that_fits_one_object_is_a_guess(question, thing):
+    assert read_question(question + "\n").guess == (NUMBERS[thing] if thing else -1)
+
+
 def test_what_would_be_a_matter_of_taste_is_not_answered():
     """A tiger is about as big as a lion; nothing is bigger than itself."""
     assert answer("Is it bigger than a lion?", "tiger") is None and answer("Is it bigger than a lion?", "car") is True
@@ -566,7 +586,8 @@ Banannas! | banana
 Popeye's spinich? | spinach
 Is it a mechanical thing called a stapler? | stapler
 Perhaps it is a personal journal where one writes about one's day? | diary
-Is it a wooden spoon? | spoon"""
+Is it a wooden spoon? | spoon
+Let me take a shot in the dark. A mug? | cup"""
 
 
 @pytest.mark.parametrize("line", GUESSES.splitlines())

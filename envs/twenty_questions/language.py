@@ -63,7 +63,6 @@ COMPARATIVES = "more|less|fewer|(?:big+|small|larg|heav|hev|light|tall|long|shor
 REWRITTEN = ((LISTED, " or"), (r"\bits (?=(?:a|an|the|some|one|my|your)\b)", "it is "),
              (rf"\b({COMPARATIVES}) then\b", r"\1 than"),
              (r"(?<=\d),(?=\d{3})", ""), (r"[$£€] ?(\d[\d.]*\d|\d)", r"\1 dollars"),
-             (r"compared (?:to|with) (.+?),? (?:is|would|will) it (?:be )?(\w+)", r"is it \2 than \1"),
              (r"\b(?:is|would|could|can|does) (an? \w+(?: \w+)?) (?:be |weigh )?(\w+er|less|more) than (?:it|this)\b",
               r"is it not \2 than \1"),
              (r"(?<=\w\w\w)[ ,]+(?:rather than|as opposed to|instead of)\b.*", ""),
