@@ -1,17 +1,17 @@
 """A prompted language model plays, without any training: the baseline that the paper runs with GPT-4.
 
-The model is told the rules of the task and is shown the game so far as a chat: observations are messages of
-the user, actions are its own. The first line of its answer is the action:
+The model is told the rules of the task and shown the game so far as a chat: observations are messages of the
+user, actions are the model's. The first line of its answer is the action:
 
     action_t = first line of  answer ~ π(· | rules, obs_0, action_0, obs_1, …, obs_t)     at `temperature`
 
-In a Markov task it is shown obs_t alone, as all methods are. An answer without a line (empty, refused, or a
-thought that does not end) is drawn again, six times at most; then the run ends with an error.
+In a Markov task only the rules and obs_t are shown; a long chat loses its oldest turns. An answer without a
+line (empty, refused, an unfinished thought) is drawn again; after six of these the run ends with an error.
 
 The model is served through OpenAI's /chat/completions protocol (the key is read from OPENAI_API_KEY), or it
-is a transformers model with a chat template. Each answer is stored in data/simulators/ under everything that
-it depends on: the model, the chat, the temperature and a random number for (seed, game, turn). An interrupted
-run can therefore be resumed without asking anything twice, and a larger run pays only for its extra games.
+is a transformers model with a chat template. Each answer that has an action is stored in data/simulators/, by
+model, chat, settings and a random number for (seed, game, turn). A resumed run therefore asks again only for
+what was never stored, and a larger run pays only for its extra games.
 
 Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232), which has GPT-4 play, and the scripts released with it.
 Deviations: the rules are those of envs/instructions.py, with example actions in place of the paper's few-shot
@@ -22,7 +22,7 @@ by task). By default 20 games are played, drawn from the test's seeds, since the
     python algos/prompt_guess_city.py --model http://localhost:8080/v1
     python algos/prompt_guess_city.py --model https://api.openai.com/v1 --server-model gpt-4o
     python algos/prompt_guess_city.py --model HuggingFaceTB/SmolLM2-360M-Instruct --env-id wordle
-    python algos/prompt_guess_city.py --server-options max_tokens null max_completion_tokens 4000
+    python algos/prompt_guess_city.py --max-answer-tokens 4000     # for a model that thinks first
     python algos/prompt_guess_city.py --resume              # resumes; of a finished run, plays the test again
 """
 
@@ -82,8 +82,8 @@ class Args:
     server_options: dict[str, str] = field(default_factory=dict)  # fields of a request, as `name JSON` pairs
     # --- limits
     max_answer_tokens: int = 256  # tokens of an answer at most, thoughts included
-    max_tokens: int | None = None  # tokens of all requests of this start at most (default: no limit)
-    max_cost: float | None = None  # what all requests of this start may cost at most (default: no limit)
+    max_tokens: int | None = None  # tokens of all requests together, from this start on (default: no limit)
+    max_cost: float | None = None  # cost of all requests together, from this start on (default: no limit)
     price_per_million_input: float = 0.0  # price of a million tokens that the model reads
     price_per_million_output: float = 0.0  # price of a million tokens that it writes
     # --- evaluation
@@ -96,20 +96,21 @@ class Args:
 
 
 class ServerModel(Server):
-    """A server's model."""
+    """A server's model; each request has the fields of `--server-options`."""
 
-    patience = 1800.0  # seconds: an answer comes as a whole, after all thoughts
+    patience = 1800.0  # seconds for all attempts at a request: an answer comes whole, after its thoughts
     hint = "; --server-options NAME null leaves a field out"
 
     def __init__(self, args: Args) -> None:
         fields = {"max_tokens": args.max_answer_tokens, "temperature": args.temperature}
-        for name, value in args.server_options.items():
-            fields[name] = json_or_text(value)
+        fields |= {name: json_or_text(value) for name, value in args.server_options.items()}
+        limit = fields.get("max_completion_tokens") or fields["max_tokens"]
+        args.max_answer_tokens = limit or args.max_answer_tokens  # what the ledger reserves
         super().__init__(args.model.rstrip("/"), args.server_model, "--server-model", fields)
 
 
 def json_or_text(value: str) -> Any:
-    """What a flag's text means."""
+    """The flag's value as JSON, or as plain text if it is not JSON."""
     try:
         return json.loads(value)
     except ValueError:
@@ -133,11 +134,10 @@ class LocalModel(LocalSimulator):
         open_cache()
 
     async def say(self, messages: list[dict[str, str]], number: int) -> Answer:
-        """An answer, of which no more than the first line is generated."""
-        processors = []
-        if self.temperature:
-            processors = [TemperatureLogitsWarper(self.temperature), Draw([number])]
+        """An answer; generation stops after its first line, unless the model may write thoughts."""
+        processors = [TemperatureLogitsWarper(self.temperature), Draw([number])] if self.temperature else []
         ids = torch.tensor([self.encode_chat(messages)], device=self.device)
+        opened = "<think>" * self.tokenizer.decode(ids[0]).rstrip().endswith("<think>")  # by the template
         with torch.inference_mode():
             written = self.network.generate(
                 input_ids=ids,
@@ -145,19 +145,19 @@ class LocalModel(LocalSimulator):
                 logits_processor=processors,
                 stopping_criteria=[EndOfLine(self.newlines, self.blanks)],
             )[0, ids.shape[1] :].tolist()
-        reason = "stop" if written[-1] in self.eos else "length"
+        reason = "stop" if written[-1] in self.eos else "length"  # also after a newline
         text = self.tokenizer.decode(written, skip_special_tokens=True)
-        return Answer(text, reason, ids.shape[1], len(written))
+        return Answer(opened + text, reason, ids.shape[1], len(written))
 
     def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """The chat's ids, without the oldest turns that do not fit; raises OSError if nothing fits."""
+        """The chat's ids, without the oldest turns if it is too long; OSError if that is not enough."""
         template = dict(tokenize=False, add_generation_prompt=True, enable_thinking=False)
         while True:
             text = self.tokenizer.apply_chat_template(messages, **template)
             ids = self.tokenise(text)
             if len(ids) <= self.max_length:
                 return ids
-            if len(messages) == 1:
+            if len(messages) < 4:  # the rules and the newest turn: nothing more can be left out
                 raise OSError(f"{self.name} has room for {self.max_length} tokens, not for {len(ids)}")
             messages = shorten(messages, num_turns=1)
 
@@ -176,7 +176,7 @@ class Question(NamedTuple):
 def chat(rules: str, texts: Sequence[str], markov: bool) -> list[dict[str, str]]:
     """The rules and the first observation as a message of the user, then actions and observations in turn.
 
-    The rules are no system message, which many chat templates and servers do not know.
+    The rules are not a system message: many chat templates and servers have none.
     """
     shown = texts[-1:] if markov else texts
     contents = [re.sub(MARKS, " ", text).strip() or "(nothing)" for text in shown]
@@ -185,7 +185,7 @@ def chat(rules: str, texts: Sequence[str], markov: bool) -> list[dict[str, str]]
 
 
 def read_action(answer: Answer) -> str:
-    """The first line of an answer, thoughts left out; empty if there is none, without newline if cut off."""
+    """An answer's first line without thoughts; empty if there is none, without newline if it was cut off."""
     line = one_line(answer.text, MAX_TEXT)
     if line == NOTHING:
         return ""
@@ -195,34 +195,34 @@ def read_action(answer: Answer) -> str:
 
 
 class Ledger:
-    """Counts tokens, those read and those written; lets no request pass the limits."""
+    """Counts tokens as pairs (read, written); refuses a request that might exceed a limit."""
 
     def __init__(self, args: Args) -> None:
         self.prices = np.array([args.price_per_million_input, args.price_per_million_output]) / 1e6
         self.max_tokens = np.inf if args.max_tokens is None else args.max_tokens
         self.max_cost = np.inf if args.max_cost is None else args.max_cost
-        self.kept = np.zeros(2, dtype=int)  # of answers on disk: an earlier start has paid for them
+        self.kept = np.zeros(2, dtype=int)  # of stored answers: an earlier start has paid for them
         self.used = np.zeros(2, dtype=int)
         self.reserved = np.zeros(2, dtype=int)  # by requests that are under way
 
     def reserve(self, most: np.ndarray) -> None:
-        """Before a request that takes `most` tokens at most; raises OSError if a limit might be passed."""
+        """Reserve `most` (read, written) tokens for a request; raises OSError if a limit might be passed."""
         expected = self.used + self.reserved + most
         if expected.sum() > self.max_tokens or self.prices @ expected > self.max_cost:
             raise OSError(f"--max-tokens or --max-cost would be passed, after {self}")
         self.reserved += most
 
     def settle(self, most: np.ndarray, used: list[int]) -> None:
-        """After a request for which `most` was reserved."""
+        """Replace what a request had reserved by what it used."""
         self.reserved -= most
         self.used += used
 
     def keep(self, answer: Answer) -> None:
-        """Count an answer on disk."""
+        """Count a stored answer."""
         self.kept += [answer.num_input, answer.num_output]
 
     def total(self) -> tuple[int, int, float]:
-        """Tokens read, tokens written and their price, of all answers so far."""
+        """Tokens read, tokens written and their price: stored answers, and all requests of this start."""
         tokens = self.kept + self.used
         return *tokens.tolist(), float(self.prices @ tokens)
 
@@ -238,14 +238,14 @@ class Player:
         self.asked: dict[futures.Future, int] = {}  # the game of each question that is under way
 
     def act(self, questions: list[Question]) -> dict[int, str]:
-        """Ask these as well; returns the actions that are there, of one game at least. Raises OSError."""
+        """Ask these too; wait for at least one action and return all there are, by game. Raises OSError."""
         for question in questions:
             self.asked[start(self.ask(question))] = question.game
         done, _ = futures.wait(self.asked, return_when=futures.FIRST_COMPLETED)
         return {self.asked.pop(future): future.result() for future in done}
 
     async def ask(self, question: Question) -> str:
-        """The action of the answer on disk, or else of the model's, which is written there."""
+        """The action of the stored answer, or else of a new one, which is then stored."""
         key = cache_key(["player", self.model.about, question.messages, self.random_number(question, 0)])
         if kept := recall(key):
             answer = Answer(*json.loads(kept))
@@ -261,7 +261,7 @@ class Player:
                       f"with finish_reason {answer.reason}{hint}")
 
     def random_number(self, question: Question, attempt: int) -> int:
-        """What the sampling of an answer starts from. A greedy answer is the same in all games."""
+        """The seed for sampling an answer. At temperature 0 all games share it, and so a stored answer."""
         if self.args.temperature == 0:
             return attempt
         draw = random.Random(f"{self.args.seed} {question.game} {question.turn} {attempt}")
@@ -269,7 +269,7 @@ class Player:
 
     async def say(self, messages: list[dict[str, str]], number: int) -> Answer:
         """The model's answer, counted."""
-        most = np.array([len(json.dumps(messages)), self.args.max_answer_tokens])  # no token is empty
+        most = np.array([len(json.dumps(messages)), self.args.max_answer_tokens])  # a letter or more each
         used = [0, 0]
         self.ledger.reserve(most)
         try:
@@ -282,7 +282,7 @@ class Player:
         return answer
 
     def close(self) -> None:
-        """Wait a minute for what is under way: it is paid for, and kept."""
+        """Wait up to a minute for answers under way, so that what is paid for is stored."""
         futures.wait(self.asked, timeout=60)
         for future in self.asked:
             future.cancel()
@@ -299,9 +299,9 @@ class Played(NamedTuple):
 
 
 def choose_seeds(env: Env, args: Args) -> list[int]:
-    """Seeds of the task's test in a random order, of which more games only add some.
+    """Seeds of the task's test, shuffled; a run of more games also plays those of a smaller one.
 
-    The first seeds would be of the first objects, cities and starts alone, which are alike.
+    In order, they would begin with only a few kinds of objects, cities and starts.
     """
     seeds = list(range(SEEDS["test"], SEEDS["test"] + max(args.num_test_episodes, env.num_test_episodes)))
     random.Random("seeds of prompted models").shuffle(seeds)
@@ -309,7 +309,7 @@ def choose_seeds(env: Env, args: Args) -> list[int]:
 
 
 def play_side_by_side(player: Player, envs: VectorEnv, seeds: list[int]) -> list[Played]:
-    """Play the games, which are known by their seeds. Raises OSError."""
+    """Play the game of each seed; `envs` knows it by its seed. Raises OSError."""
     rules, markov = instructions(envs.envs[0]), envs.envs[0].markov
     waiting, played = seeds[::-1], {}
     questions = []
@@ -339,13 +339,13 @@ def play_side_by_side(player: Player, envs: VectorEnv, seeds: list[int]) -> list
 
 def main(args: Args) -> None:
     """Play the games of the test, score and save them."""
-    if args.max_cost is not None and not (args.price_per_million_input or args.price_per_million_output):
+    if args.max_cost is not None and not (args.price_per_million_input and args.price_per_million_output):
         sys.exit("error: --max-cost needs --price-per-million-input and --price-per-million-output")
     envs = make_envs(args)
     env = envs.envs[0]
     run = Run(args, env)
     with refusing("--model"):
-        model = ServerModel(args) if "://" in args.model else LocalModel(args, run.start_model)
+        model = ServerModel(args) if "://" in args.model else LocalModel(args, run.model_digest)
     args.server_model = model.model
     ledger = Ledger(args)
     run.begin()

@@ -227,7 +227,7 @@ class Run:
         self.losses: dict[str, Any] = {}  # of the gradient step's pieces until now
         self.num_tokens = 0  # in them
         self.finished, self.data, self.wandb = False, "", None
-        self.start_model = model_digest(args)
+        self.model_digest = model_digest(args)
         before: dict[str, Any] = {}
         self.trains = hasattr(args, "num_iterations")
         begun = ("last.pt", "model") if self.trains else ("args.json",)  # what there is of a run to be resumed
@@ -283,7 +283,7 @@ class Run:
             old = old | before["env"] | {"data": before["data"]}
             new = new | self.env.about() | {"data": self.data}
             free = FREE if self.trains else FREE_IN_TEST
-        old, new = old | {"start_model": before.get("start_model")}, new | {"start_model": self.start_model}
+        old, new = old | {"start_model": before.get("start_model")}, new | {"start_model": self.model_digest}
         new = json.loads(json.dumps(new))
         changed = [f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in old | new
                    if old.get(name) != new.get(name) and name not in free]
@@ -302,7 +302,7 @@ class Run:
     def about(self) -> dict[str, Any]:
         """What a result depends on."""
         return {"args": asdict(self.args), "env": self.env.about(), "data": self.data,
-                "start_model": self.start_model, "commit": commit(),
+                "start_model": self.model_digest, "commit": commit(),
                 "versions": versions(), "machine": machine()}
 
     def begin(self, iteration: int = 0) -> None:

@@ -422,7 +422,7 @@ class Server:
                     self.fields = self.fields | {"temperature": None}
                 elif ROLES.search(said) and sent[0]["role"] == "system":
                     self.knows_system = False
-                elif TOO_LONG.search(said) and len(messages) > 2:
+                elif TOO_LONG.search(said) and len(messages) > 3:
                     messages = shorten(messages, num_turns=(len(messages) + 1) // 4)
                 else:
                     raise

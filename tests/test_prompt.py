@@ -401,6 +401,9 @@ def test_server_options(server, play):
                for body in server.seen)
     assert server.seen[0]["max_completion_tokens"] == 99 and server.seen[0]["stop"] == ["\n"]
     assert server.seen[0]["reasoning_effort"] == "low"
+    server.seen.clear()
+    few = play("--server-options", "max_completion_tokens", "4000", name="few", max_tokens=4000, temperature=0.5)
+    assert "would be passed" in few and not server.seen  # what an option allows is what is reserved
 
 
 def test_games_do_not_share_draws(server, play):
@@ -541,6 +544,7 @@ def test_trouble_that_passes(server, play):
     (["--model", "ftp://127.0.0.1/v1"], "--model: no URL of a server"),
     (["--model", "http://127.0.0.1:9/v1"], "/v1 does not answer"),
     (["--server-model", "tiny", "--max-cost", "1"], "--max-cost needs --price-per-million"),
+    (["--server-model", "tiny", "--max-cost", "1", "--price-per-million-input", "1"], "--price-per-million-output"),
     (["--max-answer-tokens", "0"], "--max-answer-tokens must be at least 1"),
     (["--num-test-episodes", "0"], "--num-test-episodes must be at least 1")])
 def test_bad_flags(play, flags, sentence, server):
@@ -565,8 +569,9 @@ def test_a_long_game(server, play, monkeypatch):
     for messages in read:
         assert messages[0]["content"].startswith("You walk through a maze")
         assert [message["role"] for message in messages] == [("user", "assistant")[i % 2] for i in range(len(messages))]
-        assert messages[-1]["content"] in [obs.strip() for obs in game.texts[::2]] or len(messages) == 1
-    most = 0
+    newest = [game.texts[0], *game.texts[2:-1:2]]  # each turn is asked with its own observation, as the last message
+    assert [messages[-1]["content"].splitlines()[-1] for messages in read] == [obs.strip() for obs in newest]
+    most = 1  # not even the rules and the newest turn fit
     sentence = play(env_id="maze_po", name="other", num_test_episodes=1, temperature=0.5)
     assert "the context is too long" in sentence
 
@@ -641,8 +646,9 @@ def test_what_a_local_model_reads_and_says(server, tmp_path):
     long = messages[:2] * 9 + messages[2:]
     assert decode(encode_chat(long)).startswith("<|im_start|>user\nIs it alive?<|im_end|>\n<|im_start|>assistant\n")
     assert 50 < len(encode_chat(long)) <= 88
-    with pytest.raises(OSError, match="has room for 88 tokens, not for"):
-        encode_chat([{"role": "user", "content": "alive? " * 99}])
+    for newest in (messages[:0], messages[1:2] + messages):  # it never answers an older observation instead
+        with pytest.raises(OSError, match="has room for 88 tokens, not for"):
+            encode_chat([{"role": "user", "content": "alive? " * 99}, *newest[:2]])
     eos = model.tokenizer.eos_token_id
     for said, end, text, reason, action in (("No.\nYes.", [], "No.\n", "length", "No.\n"),
                                             ("\n\nNo.", [eos], "\n\nNo.", "stop", "No.\n"),
@@ -652,6 +658,10 @@ def test_what_a_local_model_reads_and_says(server, tmp_path):
         assert (answer.text, answer.reason, read_action(answer)) == (text, reason, action)
         assert answer.num_input == len(encode_chat(messages)) and answer.num_output == len(encode(text)) + len(end)
         hook.remove()
+    model.tokenizer.chat_template += "<think>"  # a thought that the template opens and the answer does not end
+    model.network.lm_head.register_forward_hook(Follow([*encode("Is it?"), eos]))
+    answer = asyncio.run(model.say(messages[:1], number=1))
+    assert answer.text == "<think>Is it?" and read_action(answer) == ""
 
 
 def test_temperature_of_a_local_model(server, tmp_path):
