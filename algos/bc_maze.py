@@ -112,7 +112,7 @@ class Text:
 
     def __init__(self, tokenizer, vocab_size: int) -> None:
         self.tokenizer = tokenizer
-        self.encode = cache(partial(tokenizer.encode, add_special_tokens=False))  # games repeat themselves
+        self.encode = cache(partial(tokenizer.encode, add_special_tokens=False))  # many texts recur
         self.decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
         self.ends_line = ["\n" in self.decode([i]) for i in range(vocab_size)]  # by id
 
@@ -185,7 +185,7 @@ class Episode:
         self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
         self.action: list[int] = []  # the tokens so far of the action that is being chosen
         self.rewards: list[float] = []  # by chosen token: the reward of an action on its last token, else 0
-        self.ends_turn: list[bool] = []  # by chosen token
+        self.ends_turn: list[bool] = []  # by chosen token; this and `terminated` are for critics
         self.terminated = False
         self.num_cut = 0  # observations that were too long for a window
         self.trajectory: Trajectory | None = None  # the game as text
@@ -339,7 +339,7 @@ class Reader:
         rows = list(rows or windows)
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # the mean: rows with more take several passes
-        if 2 * len(rows) > self.num_rows:  # picking some rows copies the cache, taking all does not
+        if 2 * len(rows) > self.num_rows:  # then all read on: picking some copies the cache
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -426,7 +426,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit: a value may be bootstrapped from it
+            if not terminated:  # also after a time limit, where a critic bootstraps from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -450,8 +450,8 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 # --- Evaluation ---
 
 
-def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
-    """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
+def play_games(reader: Reader, envs: VectorEnv, prefix: str, seeds: range, text: Text, args: Args):
+    """Play a game for each seed. Returns metrics, named `prefix`/…, and the episodes."""
     start = time.time()
     played = rollout(reader, envs, seeds, text, args)
     episodes = devices.gather(played, (Episode, Window, Trajectory), args)
@@ -459,7 +459,7 @@ def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: 
     num_invalid = sum(episode.num_invalid for episode in episodes)
     metrics = statistics(envs.envs[0], games, num_invalid)
     metrics["cut_observations"] = sum(episode.num_cut for episode in episodes)
-    metrics = {f"{group}/{name}": value for name, value in metrics.items()}
+    metrics = {f"{prefix}/{name}": value for name, value in metrics.items()}
     num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
     metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
     return metrics, episodes

@@ -1,9 +1,9 @@
 """Group-relative policy optimisation (GRPO) of a language model on a multi-turn text game, from a BC policy.
 
 A game is texts obs_0, action_0, obs_1, action_1, …; each is tokenised on its own and their ids are joined. In
-each iteration the policy plays num_groups games, and each of them group_size times. There is no critic: the
-return R of a game, the plain sum of its rewards, is compared with the others of its group, and every token
-that was chosen in the game has the same advantage:
+each iteration num_groups seeds are drawn, and the policy plays the game of each seed group_size times. There
+is no critic: the return R of a game, the plain sum of its rewards, is compared with the mean of its group,
+and every token that was chosen in the game has the same advantage:
 
     A = (R - mean of the group) / (standard deviation of the group + 1e-4)
 
@@ -15,12 +15,12 @@ games, with π_old the policy that played, π_ref the frozen BC policy and ρ = 
     L = mean of max(-A·ρ, -A·clip(ρ, 1 - clip_coef, 1 + clip_coef_high)) + kl_coef · mean of k3
 
 Source: Shao et al., arXiv 2402.03300; one answer there is one game here. Deviations: the upper clip has a
-coefficient of its own, so that unlikely tokens can grow, and means are over all tokens of a minibatch, not
-over those of each game first, so that a token counts the same in a long game (both after DAPO, Yu et al.,
+coefficient of its own, so that rare tokens can become likelier, and means are over all tokens of a minibatch,
+not first over those of each game, so that tokens of long games count as much (both after DAPO, Yu et al.,
 arXiv 2503.14476); π_ref stays the BC policy; a game that was cut short counts with its rewards until then.
 
-    bash benchmarks.sh wordle filtered_bc           # the policy to start from
-    python algos/grpo_wordle.py
+    SEEDS=1 bash benchmarks.sh wordle filtered_bc   # the policy to start from
+    python algos/grpo_wordle.py                     # results/ has it with --num-iterations 160
     python algos/grpo_wordle.py --env-id car_dealer
 """
 
@@ -72,8 +72,8 @@ class Args:
     learning_rate: float = 3e-4  # learning rate of AdamW
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm
     normalise_std: bool = True  # divide advantages by the standard deviation of the group's returns
-    clip_coef: float = 0.2  # the ratio of probabilities counts between 1 - clip_coef and 1 + clip_coef
-    clip_coef_high: float = 0.28  # in place of clip_coef above: the ratio counts up to 1 + clip_coef_high
+    clip_coef: float = 0.2  # the ratio of probabilities counts from 1 - clip_coef (in PPO: to 1 + clip_coef)
+    clip_coef_high: float = 0.28  # the ratio of probabilities counts up to 1 + clip_coef_high
     kl_coef: float = 0.01  # weight of the distance from the BC policy
     collapse_margin: float = 1.0  # stop if five iterations are this many standard deviations below the first
     # --- evaluation
@@ -96,7 +96,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "car_dealer": dict(FEW_GROUPS, model=BC),
 }
 AS_PPO = dict(learning_rate=5e-6, num_groups=32, group_size=16)
-PAPER = {  # for any other model: the values of LMRL-Gym's PPO, since it has no GRPO
+PAPER = {  # for any other model: the values of PPO in LMRL-Gym, which has no GRPO
     **dict.fromkeys(get_args(EnvId), AS_PPO),
     **dict.fromkeys(("maze_fo", "maze_po"), dict(AS_PPO, learning_rate=1e-6, kl_coef=0.1)),
     "chess": dict(AS_PPO, learning_rate=1e-5, num_groups=64),
@@ -127,7 +127,7 @@ class Text:
 
     def __init__(self, tokenizer, vocab_size: int) -> None:
         self.tokenizer = tokenizer
-        self.encode = cache(partial(tokenizer.encode, add_special_tokens=False))  # games repeat themselves
+        self.encode = cache(partial(tokenizer.encode, add_special_tokens=False))  # many texts recur
         self.decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
         self.ends_line = ["\n" in self.decode([i]) for i in range(vocab_size)]  # by id
 
@@ -164,7 +164,7 @@ def chosen_logprobs(policy: nn.Module, batch: "Batch") -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def all_logprobs(policy: nn.Module, episodes: list["Episode"], args: Args) -> Tensor:
-    """log π of all tokens that were chosen in the games, (n,), by the code that trains."""
+    """log π of all tokens that were chosen in the games, (n,), computed as in training."""
     places = token_places(episodes, args)
     logprobs = torch.zeros(sum(map(len, places)), device=args.device)  # 0 for other processes' games
     for games in devices.own_pieces(len(episodes), args):
@@ -201,7 +201,7 @@ def group_advantages(returns: Tensor, normalise_std: bool) -> Tensor:
 
 
 def grpo_loss(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, advantages: Tensor, args: Args):
-    """The two terms of the loss and what to watch, from tensors (n,)."""
+    """The two terms of the loss and two means to watch, by name, from tensors (n,)."""
     logratio = logprobs - old_logprobs
     ratio = logratio.exp()
     pg_loss1 = -advantages * ratio
@@ -210,7 +210,7 @@ def grpo_loss(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, adva
     return {
         "policy_loss": torch.maximum(pg_loss1, pg_loss2).mean(),
         "kl_ref": (ref_logratio.exp() - 1 - ref_logratio).mean(),  # k3 of joschu.net/blog/kl-approx.html
-        "approx_kl": (ratio - 1 - logratio).mean(),
+        "approx_kl": (ratio - 1 - logratio).mean(),  # k3 of KL(π_old ‖ π)
         "clipfrac": (pg_loss2 > pg_loss1).float().mean(),
     }
 
@@ -243,7 +243,7 @@ class Episode:
         self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
         self.action: list[int] = []  # the tokens so far of the action that is being chosen
         self.rewards: list[float] = []  # by chosen token: the reward of an action on its last token, else 0
-        self.ends_turn: list[bool] = []  # by chosen token
+        self.ends_turn: list[bool] = []  # by chosen token; this and `terminated` are for critics
         self.terminated = False
         self.num_cut = 0  # observations that were too long for a window
         self.trajectory: Trajectory | None = None  # the game as text
@@ -369,7 +369,7 @@ class Reader:
         rows = list(rows or windows)
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # the mean: rows with more take several passes
-        if 2 * len(rows) > self.num_rows:  # picking some rows copies the cache, taking all does not
+        if 2 * len(rows) > self.num_rows:  # then all read on: picking some copies the cache
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -456,7 +456,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit: a value may be bootstrapped from it
+            if not terminated:  # also after a time limit, where a critic bootstraps from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -480,8 +480,8 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 # --- Evaluation ---
 
 
-def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
-    """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
+def play_games(reader: Reader, envs: VectorEnv, prefix: str, seeds: range, text: Text, args: Args):
+    """Play a game for each seed. Returns metrics, named `prefix`/…, and the episodes."""
     start = time.time()
     played = rollout(reader, envs, seeds, text, args)
     episodes = devices.gather(played, (Episode, Window, Trajectory), args)
@@ -489,7 +489,7 @@ def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: 
     num_invalid = sum(episode.num_invalid for episode in episodes)
     metrics = statistics(envs.envs[0], games, num_invalid)
     metrics["cut_observations"] = sum(episode.num_cut for episode in episodes)
-    metrics = {f"{group}/{name}": value for name, value in metrics.items()}
+    metrics = {f"{prefix}/{name}": value for name, value in metrics.items()}
     num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
     metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
     return metrics, episodes
@@ -499,7 +499,7 @@ def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: 
 
 
 def main(args: Args) -> None:
-    """Play, compare, learn, and again; then save and test."""
+    """In each iteration play, compare and learn; then save and test."""
     devices.join_processes(args)
     envs = make_envs(args)
     env = envs.envs[0]
@@ -537,7 +537,7 @@ def main(args: Args) -> None:
         num_turns += sum(len(episode.trajectory.rewards) for episode in episodes)
 
         returns = [episode.trajectory.episodic_return for episode in episodes]
-        # In float64: what rounding makes of equal returns must stay far below the 1e-4.
+        # In float64: where all returns are equal, rounding must leave next to nothing to divide by 1e-4.
         returns = torch.tensor(returns, dtype=torch.float64).view(args.num_groups, args.group_size)
         no_signal = returns.amax(1) == returns.amin(1)  # (num_groups,)
         metrics["charts/groups_without_signal"] = no_signal.double().mean()
@@ -572,7 +572,7 @@ def main(args: Args) -> None:
         if args.eval_every and iteration % args.eval_every == 0:
             metrics = play_games(reader, envs, "eval", run.seeds("eval"), text, args)[0] | metrics
         run.log(iteration, num_turns, metrics)
-        run.stop_if_collapsed(args.collapse_margin * num_episodes**0.5)
+        run.stop_if_collapsed(args.collapse_margin * num_episodes**0.5)  # in standard errors
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"iteration": iteration, "num_turns": num_turns}
         run.write("last.pt", partial(torch.save, state))

@@ -2,23 +2,23 @@
 
 A game is texts obs_0, action_0, obs_1, action_1, …; each is tokenised on its own and their ids are joined. In
 each iteration the policy π plays some games, and the best of them are kept: those that succeed
-(`--success-only`), or the share `--top-fraction` of them with the highest returns. Then, for some epochs, π
+(`--success-only`), of these the share `--top-fraction` with the highest returns. Then, for some epochs, π
 maximises the likelihood of the n action tokens of a minibatch of kept games, given everything before them:
 
     L = -1/n Σ log π(x_{t+1} | x_≤t)      over the places t where the next token x_{t+1} is part of an action
 
-Each task has the filter that filtered BC (bc_maze.py) has there. Where no game passes it, the games with the
-highest return of the iteration are kept; the run prints that, and its metric charts/passed is 0.
+`TUNED` and `PAPER` have a filter for each task. Where no game passes it, the games with the highest return
+of the iteration are kept; the run prints that, and its metric charts/passed is 0.
 
 A game that ends at the limit on turns counts with the return that it has: the limit is part of the task, and
 nothing of the game is missing. (Filtered BC cannot rank a game that its data cuts short, since what the game
 would have earned is not known.)
 
-Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232). Deviations from its code: a game is learned from twice,
-not once, to need fewer games; all kept games are learned from, where the original leaves out those that do
+Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232). Deviations from its code: tiny models learn from a game
+twice, to need fewer games; all kept games are learned from, where the original leaves out those that do
 not fill a minibatch; an iteration in which no game passes the filter is not left out.
 
-    bash benchmarks.sh text_nav_fo bc_maze                           # the policy to start from
+    SEEDS=1 bash benchmarks.sh text_nav_fo bc_maze                   # the policy to start from
     python algos/online_filtered_bc_text_nav.py
     python algos/online_filtered_bc_text_nav.py --env-id maze_fo
     python algos/online_filtered_bc_text_nav.py --no-success-only --top-fraction 0.1 --exp-name top_tenth
@@ -79,7 +79,7 @@ class Args:
 
 
 FILTERED = "runs/{env_id}__filtered_bc__{seed}/model"
-BY_RETURN = dict(success_only=False, num_iterations=40)
+BY_RETURN = dict(success_only=False, num_iterations=40)  # and for more iterations
 TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
     "wordle": dict(BY_RETURN, model=FILTERED, top_fraction=0.3, num_episodes=1024, minibatch_size=64,
                    num_envs=1024),
@@ -88,7 +88,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     **dict.fromkeys(("twenty_questions", "guess_city"), dict(BY_RETURN, model=FILTERED, top_fraction=0.3)),
     "car_dealer": dict(BY_RETURN, top_fraction=0.2),
 }
-ROUNDS = dict(learning_rate=1e-4, num_iterations=100, num_episodes=128, update_epochs=1)
+ROUNDS = dict(learning_rate=1e-4, num_iterations=100, num_episodes=128, update_epochs=1)  # LMRL-Gym's
 ROUNDS_BY_RETURN = dict(ROUNDS, success_only=False, top_fraction=0.1)
 PAPER = {  # for any other model, in place of TUNED
     **dict.fromkeys(get_args(EnvId), ROUNDS),
@@ -119,7 +119,7 @@ class Text:
 
     def __init__(self, tokenizer, vocab_size: int) -> None:
         self.tokenizer = tokenizer
-        self.encode = cache(partial(tokenizer.encode, add_special_tokens=False))  # games repeat themselves
+        self.encode = cache(partial(tokenizer.encode, add_special_tokens=False))  # many texts recur
         self.decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
         self.ends_line = ["\n" in self.decode([i]) for i in range(vocab_size)]  # by id
 
@@ -165,7 +165,7 @@ def bc_loss(policy: nn.Module, batch: Batch) -> Tensor:
 
 
 def keep_passing(episodes: list["Episode"], args: Args) -> list["Episode"]:
-    """The games of an iteration that pass the filter; of equal returns at its border, the first ones."""
+    """The games of an iteration that pass the filter; among games tied at the cut-off, the first ones."""
     if args.success_only:
         episodes = [episode for episode in episodes if episode.trajectory.success]
     if args.top_fraction < 1:
@@ -175,7 +175,7 @@ def keep_passing(episodes: list["Episode"], args: Args) -> list["Episode"]:
 
 
 def best_games(episodes: list["Episode"]) -> list["Episode"]:
-    """The games with the highest return, from which we learn where none passes the filter."""
+    """All games with the highest return, to be learned from when none passes the filter."""
     best = max(episode.trajectory.episodic_return for episode in episodes)
     return [episode for episode in episodes if episode.trajectory.episodic_return == best]
 
@@ -208,7 +208,7 @@ class Episode:
         self.parts: list[list[int]] = []  # the tokens of obs_0, action_0, obs_1, …
         self.action: list[int] = []  # the tokens so far of the action that is being chosen
         self.rewards: list[float] = []  # by chosen token: the reward of an action on its last token, else 0
-        self.ends_turn: list[bool] = []  # by chosen token
+        self.ends_turn: list[bool] = []  # by chosen token; this and `terminated` are for critics
         self.terminated = False
         self.num_cut = 0  # observations that were too long for a window
         self.trajectory: Trajectory | None = None  # the game as text
@@ -334,7 +334,7 @@ class Reader:
         rows = list(rows or windows)
         num_unread = [len(windows[row].ids) - windows[row].num_read for row in rows]
         width = math.ceil(sum(num_unread) / len(rows))  # the mean: rows with more take several passes
-        if 2 * len(rows) > self.num_rows:  # picking some rows copies the cache, taking all does not
+        if 2 * len(rows) > self.num_rows:  # then all read on: picking some copies the cache
             rows = range(self.num_rows)
 
         ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -421,7 +421,7 @@ def rollout(reader: Reader, envs: VectorEnv, seeds: range, text: Text, args: Arg
             episode = playing[row]
             suffix = [] if "\n" in actions[row] else text.encode("\n")
             episode.end_turn(reward, terminated, suffix)
-            if not terminated:  # also after a time limit: a value may be bootstrapped from it
+            if not terminated:  # also after a time limit, where a critic bootstraps from it
                 episode.observe(text.encode(obs))
             if terminated or truncated:
                 episode.trajectory = info["trajectory"]
@@ -445,8 +445,8 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 # --- Evaluation ---
 
 
-def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: Text, args: Args):
-    """Play a game for each seed. Returns metrics, named `group`/…, and the episodes."""
+def play_games(reader: Reader, envs: VectorEnv, prefix: str, seeds: range, text: Text, args: Args):
+    """Play a game for each seed. Returns metrics, named `prefix`/…, and the episodes."""
     start = time.time()
     played = rollout(reader, envs, seeds, text, args)
     episodes = devices.gather(played, (Episode, Window, Trajectory), args)
@@ -454,7 +454,7 @@ def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: 
     num_invalid = sum(episode.num_invalid for episode in episodes)
     metrics = statistics(envs.envs[0], games, num_invalid)
     metrics["cut_observations"] = sum(episode.num_cut for episode in episodes)
-    metrics = {f"{group}/{name}": value for name, value in metrics.items()}
+    metrics = {f"{prefix}/{name}": value for name, value in metrics.items()}
     num_tokens = sum(len(window.ids) for episode in episodes for window in episode.windows)
     metrics["perf/rollout_tokens_per_second"] = num_tokens / (time.time() - start)
     return metrics, episodes
@@ -464,7 +464,7 @@ def play_games(reader: Reader, envs: VectorEnv, group: str, seeds: range, text: 
 
 
 def main(args: Args) -> None:
-    """Play, keep the best games, learn, and again; then save and test."""
+    """In each iteration play, keep the best games and learn from them; then save and test."""
     devices.join_processes(args)
     envs = make_envs(args)
     env = envs.envs[0]
