@@ -32,6 +32,7 @@ if [ -n "${DRY_RUN:-}" ]; then
     exit
 fi
 install requirements.txt
+[ "${PROFILE:-cpu}" = gpu ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # small models hardly gain from more
 if grep -qE -e '--env-id (chess|endgames) ' <<< "$commands"; then
     install_stockfish || echo "no Stockfish: chess and endgames need it" >&2
 fi

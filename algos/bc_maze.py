@@ -10,7 +10,7 @@ Filtered BC is the same loss on the best games only: `--success-only`, or `--top
 Source: LMRL-Gym (Abdulhai et al., arXiv 2311.18232), section 4. Deviations: the learning rate warms up and
 falls to 0; for `--top-fraction`, games that the data cuts short do not count: their return is not known.
 
-    python algos/bc_maze.py                                      # maze_fo: about -52, near the data; 1 minute
+    python algos/bc_maze.py                                      # maze_fo: about -48, like the data; 1 minute
     python algos/bc_maze.py --success-only --exp-name filtered_bc
     python algos/bc_maze.py --model gpt2 --env-id wordle         # a pretrained model, with the paper's values
     python algos/bc_maze.py --resume --temperature 0             # plays the test again, greedily
@@ -41,7 +41,7 @@ from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusi
 
 @dataclass
 class Args:
-    exp_name: str = "bc_maze"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
+    exp_name: str = Path(__file__).stem  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
     seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
     dtype: Literal["float32", "bfloat16"] | None = None  # precision (default: bfloat16 on cuda, else float32)

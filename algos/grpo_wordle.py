@@ -50,7 +50,7 @@ from envs.run import Run, cache_name, check_texts, make_envs, parse_args, refusi
 
 @dataclass
 class Args:
-    exp_name: str = "grpo_wordle"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
+    exp_name: str = Path(__file__).stem  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
     seed: int = 1  # seed of the weights, the minibatches and sampling; the games of the test stay the same
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
     dtype: Literal["float32", "bfloat16"] | None = None  # precision (default: bfloat16 on cuda, else float32)

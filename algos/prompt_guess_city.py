@@ -70,7 +70,7 @@ FORM = "Answer with your next action and nothing else, in one line.\n\n"
 
 @dataclass
 class Args:
-    exp_name: str = "prompt_guess_city"  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
+    exp_name: str = Path(__file__).stem  # experiment's name, in runs/{env_id}__{exp_name}__{seed}
     seed: int = 1  # seed of sampling; the games of the test stay the same
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the model is: cpu, cuda, cuda:1, …
     track: bool = False  # log to Weights & Biases as well

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -241,6 +242,8 @@ class Run:
                 before = json.loads((self.folder / "args.json").read_text(encoding="utf-8"))
                 self.rows = self.read_rows()
                 self.finished = self.is_finished(before["args"]["num_iterations"] if self.trains else None)
+        elif args.resume:
+            print(f"{self.folder.name}: there is no such run to be resumed; it begins now", flush=True)
         if not self.finished:
             if hasattr(args, "dataset"):  # the scripts that learn from games that they play have none
                 with refusing(f"--dataset {args.dataset}" if args.dataset else "the data cannot be generated"):
@@ -358,7 +361,10 @@ class Run:
     def save_games(self, episodes: list[Any]) -> None:
         """Write the test's games to episodes.jsonl, in the format that `--dataset` reads; show one."""
         games = [episode.trajectory for episode in episodes]
-        print(f"\nThe first game of the test:\n{games[0]}", flush=True)
+        lines = str(games[0]).split("\n")
+        if len(lines) > 40:
+            lines[20:-19] = [f"… ({len(lines) - 39} more lines)"]
+        print("\nThe first game of the test:", *lines, sep="\n", flush=True)
         if self.writes:
             offline_data.write_file(self.env, games, self.folder / "episodes.jsonl")
 
@@ -406,8 +412,10 @@ class Run:
             seconds = 60 * (row["charts/minutes"] - before["charts/minutes"])
             row["charts/SPS"] = (global_step - before["global_step"]) / max(seconds, 1e-9)
         self.steps, self.step_ends = [], []
-        shown = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items() if "perf/" not in name)
-        tqdm.write(f"{self.folder.name}: {shown.replace('  episodic_return_se', ' ±')}")
+        shown = "  ".join(f"{name} {value if isinstance(value, int) else f'{value:.4g}'}"
+                          for name, value in row.items() if "perf/" not in name)
+        shown = re.sub(r"  \w+/episodic_return_se", " ±", shown)
+        tqdm.write(f"{self.folder.name}: {re.sub('(charts|losses)/', '', shown)}")
         self.rows.append(row)
         if not self.writes:
             return

@@ -15,6 +15,7 @@ install() {
         fi
         "$python" -m venv .venv
     fi
+    echo "installing into .venv: minutes the first time, 1.4 GB or, with CUDA, several more" >&2
     .venv/bin/pip install --quiet --constraint constraints.txt $(printf -- '-r %s ' "$@")
     for file in "$@"; do
         cat constraints.txt "$file" > ".venv/installed-${file//\//-}"

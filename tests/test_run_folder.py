@@ -309,8 +309,8 @@ def test_log(args, capsys):
                     {"iteration": 2, "global_step": 8, "test/episodic_return": -2.0, "test/episodic_return_se": 0.5,
                      "perf/x": 1.0}]
     shown = [line.partition("  minutes")[0] for line in capsys.readouterr().out.splitlines()]
-    assert shown == ["maze_fo__bc_maze__1: iteration 1  global_step 7  a 1.5  b 0.5  grad_norm 1  score 3",
-                     "maze_fo__bc_maze__1: iteration 2  global_step 8  episodic_return -2 ± 0.5"]
+    assert shown == ["maze_fo__bc_maze__1: iteration 1  global_step 7  a 1.5  b 0.5  grad_norm 1  eval/score 3",
+                     "maze_fo__bc_maze__1: iteration 2  global_step 8  test/episodic_return -2 ± 0.5"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -276,7 +276,7 @@ def test_a_finished_run_is_tested_again(name, finished, monkeypatch, capsys):
     resume = ["--env-id", "maze_fo", "--resume"]
     assert command(monkeypatch, name, *resume) is None
     shown = capsys.readouterr().out
-    found = f"global_step {logged['global_step']:.4g}  episodic_return {logged['test/episodic_return']:.4g} ±"
+    found = f"global_step {logged['global_step']}  test/episodic_return {logged['test/episodic_return']:.4g} ±"
     assert f"iteration 3  {found}" in shown and "The first game of the test:\nThe goal is" in shown
     games = []
     kept = Run.save_games

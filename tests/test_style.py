@@ -101,9 +101,9 @@ def test_home_task(path):
     """A script is named after an algorithm and its home task, and plays that if nothing else is said."""
     home = next((home for home in HOMES if path.stem.endswith(f"_{home}")), None)
     assert home, f"{path.name} names no task"
-    defaults = {field.target.id: ast.literal_eval(field.value) for field in args_fields(read(path)[1])
-                if field.target.id in ("env_id", "exp_name")}
-    assert defaults["env_id"].startswith(home) and defaults["exp_name"] == path.stem
+    defaults = {field.target.id: ast.unparse(field.value) for field in args_fields(read(path)[1])}
+    assert defaults["env_id"].startswith(f"'{home}")
+    assert defaults["exp_name"] == "Path(__file__).stem"  # so that a copy has runs of its own
 
 
 def test_tiny_models():
