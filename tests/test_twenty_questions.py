@@ -658,6 +658,13 @@ def test_several_objects_never_win(names, wording, between):
     assert guess == -1 or len(objects) == 1 or between == " "
 
 
+def test_a_comma_parts_two_things():
+    """`dress belt` is a belt, but `a dress, belt` asks for two things."""
+    assert read_question("Is it a dress belt?\n").guess == NUMBERS["belt"]
+    for pair in ("dress, belt", "apple, computer", "paper, scissors", "desk, chair"):
+        assert read_question(f"Is it a {pair}?\n").guess == -1
+
+
 def test_lists_are_answered_truly():
     assert answer("Is it a cat, a dog or a horse?", "dog") and not answer("Is it a cat, a dog or a horse?", "cow")
     assert game("dog").step("Is it a cat or a dog?\n") == (

@@ -350,7 +350,8 @@ class Matcher:
         sentences = [self.words(piece) for piece in pieces]
         readings = [(words, reading) for words in sentences if (reading := self.read_sentence(words))]
         questions = [words for piece, words in zip(pieces, sentences, strict=True) if "?" in piece]
-        named = {name for words in sentences for name in self.names_in(words) if name < len(OBJECTS)}
+        parts = [self.words(part) for piece in pieces for part in piece.split(",")]  # `a dress, belt` are two things
+        named = {name for words in parts for name in self.names_in(words) if name < len(OBJECTS)}
         for words, reading in readings:
             if reading.guess >= 0 and named <= {reading.guess} and len(self.names_in(words)) <= 1:
                 return reading
