@@ -137,7 +137,7 @@ class LocalModel(LocalSimulator):
         """An answer; generation stops after its first line, unless the model may write thoughts."""
         processors = [TemperatureLogitsWarper(self.temperature), Draw([number])] if self.temperature else []
         ids = torch.tensor([self.encode_chat(messages)], device=self.device)
-        opened = "<think>" * self.tokenizer.decode(ids[0]).rstrip().endswith("<think>")  # by the template
+        opened = "<think>" if self.tokenizer.decode(ids[0]).rstrip().endswith("<think>") else ""
         with torch.inference_mode():
             written = self.network.generate(
                 input_ids=ids,

@@ -253,7 +253,8 @@ def role_of(sentence: str, clause: str) -> str:
     elif not role:
         is_offer = OFFER_WORDS.issuperset(before + after[:2])
         role = first_row(CUTS_IN_CLAUSE, clause) or ("maybe" if is_offer else "none")
-    return role in ASKING and first_row(NO_ASKING_PRICE, sentence) or role
+    doubt = first_row(NO_ASKING_PRICE, sentence) if role in ASKING else ""
+    return doubt or role
 
 
 def first_row(rows: list[tuple[str, re.Pattern]], text: str) -> str:
