@@ -78,7 +78,7 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
         minibatch_size=64, steps_per_iteration=100, num_iterations=4)),
     "wordle": dict(num_trajectories=1_000_000, num_iterations=20, steps_per_iteration=500, learning_rate=2e-3,
                    eval_every=5, num_eval_episodes=1024, num_envs=1024),
-    "chess": dict(num_iterations=6, steps_per_iteration=500, minibatch_size=4, learning_rate=2e-3,
+    "chess": dict(num_iterations=12, steps_per_iteration=500, minibatch_size=4, learning_rate=2e-3,
                   eval_every=0),
     "endgames": dict(num_iterations=20, steps_per_iteration=500, minibatch_size=16, learning_rate=2e-3,
                      eval_every=10),

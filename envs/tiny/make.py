@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))  # runs from a plain checkout, from anywhere
@@ -33,9 +33,13 @@ CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " \n…
 PHRASES = r"\d|[,.]\n?|[^\d,.\n]+\n?"  # digits one by one, so that coordinates can be compared; the words between them
 LINES = r"[^\n]*\n"  # a whole line: there are few, and each is one thing that is seen, guessed, asked or answered
 PIECES = r"[^,.:\n]+[,.:]? ?\n?|."  # what stands between two marks: a command, a thing, a sentence
-# Boards have a space between any two characters. A token is a man or a number with the gap or the row's end after it.
+# Boards have a space between any two characters. In endgames, a token is a man or a number with the gap or the row's
+# end after it. In chess, it is two squares side by side, with the row's end: `3`, three empty squares, is read as
+# `. . .`, so that every square has its place in the window.
 MEN = r"(?:\d )?[KQRk] (?:(?:\d )?(?:/ |  +))?|[wb]   -   -   |\d(?: [+#])?\n|\d (?:/ |  +)?|[a-h] |."
-BOARD = r"(?:\d )?[KQRBNPkqrbnp] (?:(?:\d )?(?:/ |  +))?|[w-]   |\w(?: [+#])?\n|\d (?:/ |  +)?|[a-hxO=-] |."
+BOARD = r"[\w.] [\w.] (?:/ |  )?(?=.*   )|[\w-]   |(?:\d(?: \d)*(?: = \w)?|O - O(?: - O)?)(?: [+#])?\n|[\w=-] |."
+EMPTY = {str(count): " ".join("." * count) for count in range(8, 0, -1)}  # how many empty squares, and as squares
+IN_BOARD = r"(?= .*   [wb]   )"  # whose turn it is comes after the board
 GOODS = r"\$[\d,]*\d| an? [\w-]+|(?:(?! an? )[^,.?!$\n])+|[,.?!]+\n?|."  # a price, a thing for sale, the words between
 
 
@@ -94,12 +98,20 @@ def make_tokenizer(env_id: str) -> Tokenizer:
     texts = sorted({text for trajectory in trajectories for text in trajectory.texts})
     tables = [file.read_text(encoding="utf-8") for file in env.files if file.suffix == ".txt"]  # they know Bogotá
     split = pre_tokenizers.Split(Regex(tiny.pattern), "isolated")
+    normalizer, decoder = None, decoders.Fuse()  # Fuse: no spaces between the tokens
+    if tiny.pattern == BOARD:
+        spell = [normalizers.Replace(Regex(f"{number}{IN_BOARD}"), dots) for number, dots in EMPTY.items()]
+        count = [decoders.Replace(f"{dots} ", f"{number} ") for number, dots in EMPTY.items()]
+        normalizer, decoder = normalizers.Sequence(spell), decoders.Sequence([decoder, *count])
+        texts = [normalizer.normalize_str(text) for text in texts]
     pieces = Counter(piece for text in texts for piece, _ in split.pre_tokenize_str(text))
     characters = sorted(set(CHARACTERS).union(*texts, *tables))
     known = dict.fromkeys(["<unk>", *characters, *(piece for piece, _ in pieces.most_common(MAX_PIECES))])
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(known)}, unk_token="<unk>",
                                            continuing_subword_prefix="", max_input_chars_per_word=100_000))
-    tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.Fuse()  # Fuse: no spaces between the tokens
+    tokenizer.pre_tokenizer, tokenizer.decoder = split, decoder
+    if normalizer:
+        tokenizer.normalizer = normalizer
     return tokenizer
 
 
