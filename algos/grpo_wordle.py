@@ -135,7 +135,7 @@ class Text:
 @torch.no_grad()
 def check_model(policy: nn.Module, text: Text, env: Env, args: Args) -> None:
     """Exit with a message if this model or tokenizer would give wrong results without any error."""
-    with refusing(f"{args.model} cannot be used"):
+    with refusing(f"{policy.name_or_path} cannot be used"):
         ids = check_texts(env, text, args)
         batch = torch.tensor([ids], device=args.device)
         head = policy.get_output_embeddings()

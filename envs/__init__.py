@@ -13,6 +13,7 @@ envs/README.md shows how.
 """
 
 import importlib
+import inspect
 import random
 import re
 import sys
@@ -107,7 +108,9 @@ class Env(ABC):
 
     def __init__(self, env_id: str, **options: str) -> None:
         if options:
-            raise ValueError(f"{env_id} has no option {', '.join(map(repr, options))}")
+            known = [name for name in inspect.signature(type(self)).parameters if name not in ("env_id", "options")]
+            raise ValueError(f"{env_id} has no option {', '.join(map(repr, options))}; "
+                             f"it has {', '.join(known) or 'none'}")
         self.env_id = env_id
 
     @abstractmethod

@@ -97,33 +97,33 @@ def save_overview(summaries: dict[str, Summary], cells: Cells, path: Path, stack
 
 
 def save_bars(task: str, cells: Cells, path: Path) -> Path:
-    """A task's raw returns, an algorithm a bar, with intervals and the paper's return of the same algorithm."""
+    """A task's raw returns, an algorithm a bar that begins at the data's; with intervals and the paper's returns."""
     own = {name: cell for (cell_task, name), cell in cells.items() if cell_task == task}
     first = next(iter(own.values())).lines[0]
     names = list(own)[::-1]
-    means = [own[name].mean for name in names]
-    lowest = min(first["worst"], *(own[name].interval[0] for name in names))
+    better = [own[name].mean - first["data"] for name in names]
+    lowest = min(first["data"], *(own[name].interval[0] for name in names))
     highest = max(first["best"], *(own[name].interval[1] for name in names))
     room = 0.04 * (highest - lowest)
     figure, axes = pyplot.subplots(figsize=(4.6, 1.35 + 0.3 * len(names)), layout="constrained")
-    axes.barh(range(len(names)), [mean - lowest for mean in means], left=lowest,
-              color=[colour(name) for name in names], alpha=0.75, height=0.62)
+    axes.barh(range(len(names)), better, left=first["data"], color=[colour(name) for name in names], alpha=0.75,
+              height=0.62)
     for y, name in enumerate(names):
         axes.plot(own[name].interval, [y, y], color=TEXT, linewidth=1.5, marker="|", markersize=6)
         paper = own[name].lines[0]["paper_return"]
         if paper is not None:
-            inside = min(max(paper, lowest), highest + room)
+            inside = min(max(paper, lowest - room), highest + room)
             kind = {-1: "<", 0: "D", 1: ">"}[(paper > inside) - (paper < inside)]  # an arrow: it lies outside
             axes.plot(inside, y, kind, color=TEXT, markerfacecolor="white", markersize=6, markeredgewidth=1.4)
     axes.axvline(first["data"], color="#666666", linestyle=":", linewidth=1.2)
     axes.axvline(first["best"], color="#666666", linestyle="--", linewidth=1.2)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlim(lowest - room, highest + 2 * room)
+    axes.set_xlim(lowest - 2 * room, highest + 2 * room)
     axes.set_title(task, fontsize=11, loc="left", fontweight="bold")
     axes.set_xlabel("mean return")
     add_grid(axes)
     handles = [Line2D([], [], color=TEXT, marker="D", linewidth=0, markerfacecolor="white", label="the paper's"),
-               Line2D([], [], color="#666666", linestyle=":", label="data"),
+               Line2D([], [], color="#666666", linestyle=":", label="data, where bars begin"),
                Line2D([], [], color="#666666", linestyle="--", label="best")]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     return save(figure, path)

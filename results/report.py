@@ -27,6 +27,7 @@ import numpy as np
 import tyro
 
 sys.path.insert(0, str(ROOT := Path(__file__).resolve().parent.parent))  # runs from a plain checkout, from anywhere
+from envs import EnvId  # noqa: E402
 
 DRAWS = 2000  # of the bootstrap
 LINES = ROOT / "results" / "runs.jsonl"
@@ -36,7 +37,7 @@ METHODS = ("BC", "filtered BC", "MC returns", "ILQL", "online filtered BC", "PPO
 
 @dataclass
 class Args:
-    env_ids: tuple[str, ...] = ()  # tasks (default: all that have a line)
+    env_ids: tuple[EnvId, ...] = ()  # tasks (default: all that have a line)
     lines: Path = LINES  # file that results/collect.py has written
     page: Path | None = None  # folder for the page and its pictures
     write: bool = False  # write the tables and the figure of the checkout

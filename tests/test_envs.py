@@ -1302,8 +1302,10 @@ def test_play(env_id):
 def test_unknown_task_and_options():
     with pytest.raises(ValueError, match="unknown env_id 'chess960'; there are maze_fo"):
         make("chess960")
-    with pytest.raises(ValueError, match="maze_fo has no option 'walls'"):
+    with pytest.raises(ValueError, match="maze_fo has no option 'walls'; it has none"):
         make("maze_fo", walls="none")
+    with pytest.raises(ValueError, match="wordle has no option 'words'; it has vocabulary, real_duplicates"):
+        make("wordle", words="mine.txt")
 
 
 # --- Terminal ---

@@ -718,7 +718,7 @@ def test_a_critic_that_cannot_be_saved(name, home, here, monkeypatch):
     (["--max-length", "1"], "--max-length is 1"),
     (["--max-new-tokens", "48"], "a turn has \\d+ tokens, --max-length is 48"),
     (["--dataset", "missing.jsonl"], "no dataset file missing.jsonl"),
-    (["--env-options", "colour", "red"], "maze_fo has no option 'colour'"),
+    (["--env-options", "colour", "red"], "maze_fo has no option 'colour'; it has none"),
 ], ids=lambda given: "".join(given[:2]) if isinstance(given, list) else "")
 def test_what_is_wrong_is_said_before_any_work(name, flags, folder, tmp_path, flags_given, sentence, monkeypatch):
     """In one sentence; nothing is written."""
