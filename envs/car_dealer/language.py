@@ -241,7 +241,12 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
     clause = sentence[begin:end]
     if sentence[begin - 1 : begin] == "," and CONTEXT["verb"].match(clause):
         clause = sentence[: CONTEXT["separator"].search(sentence).start()] + clause  # its subject stands before
-    return sentence, CONTEXT["included"].sub("", clause)
+    return sentence, CONTEXT["included"].sub(without_features, clause)
+
+
+def without_features(match: re.Match) -> str:
+    """Nothing in place of what is included in a price if it is only features and the like, else as it stands."""
+    return "" if FEATURE_WORDS.issuperset(words_of(match[0])) else match[0]
 
 
 def role_of(sentence: str, clause: str) -> str:
