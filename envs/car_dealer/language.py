@@ -269,7 +269,7 @@ def first_row(rows: list[tuple[str, re.Pattern]], text: str) -> str:
 
 def words_of(text: str) -> list[str]:
     """The words of a clause, without `'s` and the like."""
-    return [re.sub("'(?:s|d|ll|m|re|ve)$", "", word) for word in re.findall("[a-z]+(?:'[a-z]+)?", text)]
+    return re.findall("[a-z]+(?:'t)?", re.sub("'(?:s|d|ll|m|re|ve)(?!\\w)", "", text))
 
 
 @lru_cache(maxsize=32_768)
