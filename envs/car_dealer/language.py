@@ -246,7 +246,7 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
 
 def without_features(match: re.Match) -> str:
     """Nothing in place of what is included in a price if it is only features and the like, else as it stands."""
-    return "" if FEATURE_WORDS.issuperset(words_of(match[0])) else match[0]
+    return "" if "@" not in match[0] and FEATURE_WORDS.issuperset(words_of(match[0])) else match[0]
 
 
 def role_of(sentence: str, clause: str) -> str:
