@@ -153,7 +153,7 @@ class CarDealer(Env):
     def listen(self, action: str) -> None:
         """Hear a line of the seller."""
         text, self.valid = as_heard(action)
-        self.line = understand(text) if self.valid else Line()
+        self.line = in_answer(understand(text), self.lines) if self.valid else Line()
         self.before, self.offer = self.offer, heard(self.offer, self.line, self.lines, self.buyer)
         questions = self.line.intents & ALL_QUESTIONS
         self.asked, self.again = self.asked | questions, self.asked & questions
@@ -221,7 +221,7 @@ class CarDealer(Env):
         lines = conversation(trajectory)
         for number in range(0, len(lines), 2):
             text, valid = as_heard(lines[number])
-            offer = heard(offer, understand(text), lines[:number]) if valid else offer
+            offer = heard(offer, in_answer(understand(text), lines[:number]), lines[:number]) if valid else offer
         if not (trajectory.success and offer.price):
             return {"revenue": 0.0, "discount": 0.0}
         return {"revenue": offer.price / 1000, "discount": 1 - offer.price / offer.list_price}
@@ -280,6 +280,15 @@ class CarDealer(Env):
         """The line after the last one."""
         result = f"Sold for {money(self.offer.price)}." if self.sold else "No sale."
         return f"{result} The customer's card: {self.profile}"
+
+
+def in_answer(line: Line, lines: list[str]) -> Line:
+    """What a line says after those before it: `Yes.` makes the amount a price of which the buyer asked whether it is."""
+    if "yes" in line.intents and not line.amounts and len(lines) > 1:
+        role, amount = (("", 0), *understand(lines[-2]).prices)[-1]
+        if role == "doubt" and amount:
+            return line._replace(prices=(("ask", amount),), amounts=(int(amount),))
+    return line
 
 
 def heard(offer: Offer, line: Line, lines: list[str], wishes: Buyer | None = None) -> Offer:

@@ -74,6 +74,8 @@ def opinion(env: Any, new: bool) -> list[str]:
         return [env.say("unheard")]
     if offer.joke:
         return [env.say(offer.joke)]
+    if env.line.prices and is_unclear(env.line):
+        return [env.say("doubt")]
     if not new:
         return []
     if not (offer.brand or offer.types or offer.features):

@@ -253,7 +253,7 @@ def role_of(sentence: str, clause: str) -> str:
     """What an amount is about: the first of the rows that fits, else a price if only words of offers stand there."""
     before, after = map(words_of, clause.split("#", 1))
     role = first_row(ROLES_IN_SENTENCE, sentence) or first_row(ROLES_IN_CLAUSE, clause)
-    if not role and PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
+    if role in ("", "maybe") and PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
         role = "ask"
     elif not role:
         is_offer = OFFER_WORDS.issuperset(before + after[:2])
