@@ -189,7 +189,7 @@ def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
     if middle := CONTEXT["middle"].search(text):  # of what is named, if no amount follows
         prices = [CORRECTED, ("ask", last.value)] if last.start > middle.end() else [("middle", 0.0)]
     if CONTEXT["correction"].search(text, last.end):
-        prices.append(IN_DOUBT if re.search(r"\d", text[last.end :]) else CORRECTED)
+        prices.append(CORRECTED)
     return prices, money_amounts
 
 
@@ -239,8 +239,6 @@ def around(text: str, match: re.Match, matches: list[re.Match]) -> tuple[str, st
     sentence = CONTEXT["for the car"].sub("", sentence)
     begin, end = clause_around(sentence, sentence.index("#"))
     clause = sentence[begin:end]
-    if sentence[begin - 1 : begin] == "," and CONTEXT["verb"].match(clause):
-        clause = sentence[: CONTEXT["separator"].search(sentence).start()] + clause  # its subject stands before
     return sentence, CONTEXT["included"].sub(without_features, clause)
 
 
@@ -307,8 +305,6 @@ def intents_of(masked: str, asks: bool, asked: bool) -> frozenset[str]:
         intents -= {"?needs"}  # a question for one thing only
     elif "?needs" in intents:
         intents -= {"?type"}
-    if CONTEXT["own car"].search(masked):
-        intents -= {"?needs", "?brand", "?type"}  # small talk
     for name in ("wished car", "wished features") if "?" not in masked and (asked or not asks) else ():
         if found := CONTEXT[name].search(masked):
             clause = masked[clause_around(masked, found.start())[0] : found.end()]
@@ -322,11 +318,10 @@ def names_in(masked: str, mentions: list[tuple[str, int]]) -> dict[str, set[str]
     places: dict[str, int] = {}
     if not mentions:
         return found
-    retracted = max((match.start() for match in CONTEXT["retracted"].finditer(masked)), default=0)
     for name, place in mentions:
         for names in found.values():
             names.discard(name)  # the last word counts
-        found["denied" if name in FEATURES and place <= retracted else how_named(masked, place)].add(name)
+        found[how_named(masked, place)].add(name)
         places[name] = place
     for correction in CONTEXT["correction"].finditer(masked):
         for kind in ({*BRANDS}, BODIES):
@@ -367,14 +362,13 @@ def how_named(masked: str, place: int) -> str:
         return "mentioned" if aside else "offered"
     shown = CONTEXT["has"].search(before)
     shown = shown or CONTEXT["list ends"].match(masked, place) and CONTEXT["listed"].search(before)
-    asked = CONTEXT["asked about"].match(masked[begin : place + 1])
-    shown = shown and not asked or CONTEXT["there"].match(masked, place)
+    shown = shown or CONTEXT["there"].match(masked, place)
     in_doubt = aside or CONTEXT["doubt"].search(clause)
     if shown and not in_doubt:
         return "offered"
     if CONTEXT["negative"].search(clause):
         return "denied"
-    in_doubt = in_doubt or asked or CONTEXT["named only"].search(masked[begin : place + 1])
+    in_doubt = in_doubt or CONTEXT["named only"].search(masked[begin : place + 1])
     return "mentioned" if in_doubt or not FEATURE_WORDS.issuperset(words_of(clause)) else "offered"
 
 
