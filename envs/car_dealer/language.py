@@ -82,6 +82,7 @@ LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none 
 MOST_AMOUNTS = 20  # heard of a sentence
 ASKING = ("ask", "maybe", "short", "list")  # the roles of what may be an asking price, or one end of a range
 OFF = ("off", "more", "cut", "below")  # the roles of what is taken off a price
+OF_OTHERS = ("none other", "none part", "none theirs", "none trade", "none past")
 NO_MONEY = ("none unit", "none each", "none currency")
 CORRECTED = ("correct", 0.0)  # among the prices of a line: takes back those before it
 IN_DOUBT = ("doubt", 0.0)
@@ -422,12 +423,20 @@ def in_context(parts: list[str], lines: list[Line]) -> list[Line]:
             line = line._replace(offered=line.offered | those)
         goes_on = other and (parts[len(kept) - 1].endswith("?") or CONTEXT["continued"].search(part))
         other = bool(goes_on and not line.offered - {*FEATURES} or CONTEXT["other topic"].search(part))
-        kept.append(line._replace(prices=(IN_DOUBT,)) if other and line.amounts else line)
+        other_price = other or CONTEXT["bare"].match(part) and kept and not named[0] and is_of(parts[len(kept) - 1])
+        kept.append(line._replace(prices=(IN_DOUBT,)) if other_price and line.amounts else line)
         asked = max((number for number, said in enumerate(kept) if said.amounts and said.prices), default=-1)
         refused = CONTEXT["refusal" if parts[asked].endswith("?") else "kidding"].search(part)
         if refused and not line.amounts and asked >= 0:  # `Thirty thousand? Not a chance.`
             kept[asked] = kept[asked]._replace(prices=(CORRECTED,))
     return kept
+
+
+def is_of(before: str) -> bool:
+    """Whether a bare amount after a sentence is that of something in it: `The deposit? $5,000.`"""
+    text = f"{before.rstrip('.!?; ')} #"
+    role = first_row([*ROLES_IN_SENTENCE, *ROLES_IN_CLAUSE, *NO_ASKING_PRICE], text)
+    return role in OF_OTHERS
 
 
 def parts_of(sentence: str) -> list[str]:
