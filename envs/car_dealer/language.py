@@ -250,12 +250,11 @@ def without_features(match: re.Match) -> str:
 
 def role_of(sentence: str, clause: str) -> str:
     """What an amount is about: the first of the rows that fits, else a price if only words of offers stand there."""
-    before, after = map(words_of, clause.split("#", 1))
     role = first_row(ROLES_IN_SENTENCE, sentence) or first_row(ROLES_IN_CLAUSE, clause)
     if role in ("", "maybe") and PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
         role = "ask"
     elif not role:
-        is_offer = OFFER_WORDS.issuperset(before + after[:2])
+        is_offer = OFFER_WORDS.issuperset(words_of(clause))
         role = first_row(CUTS_IN_CLAUSE, clause) or ("maybe" if is_offer else "none")
     doubt = first_row(NO_ASKING_PRICE, sentence) if role in ASKING else ""
     return doubt or role
