@@ -6,9 +6,10 @@ type, one to four features, and budget. The dealer has every car. The list price
 line with it names as one ("normally $40,000"), at least the price that line asks; a dearer car raises it. A price
 counts from $1,000 to $150,000: any other is taken for a joke, so that no car is given away. An amount is a price only
 if it is asked for the car, in dollars, once and for all: not a commission, an option, a trade-in, a price that is past,
-refused, conditional or another's, a monthly rate, or one before tax. Words of offers alone stand around a price: with
-another word, or below half of what was asked for the same car, it is none. A line sells nothing if none of its amounts
-is a price, or if it is unclear whether the last one is. Of several cars the buyer takes the one that he wants.
+refused, conditional or another's, a monthly rate, or one before tax. In the clause of a price stand words of offers
+alone: with another word, or below half of what was asked for the same car, it is none. A line sells nothing if none of
+its amounts is a price, or if it is unclear whether the last one is: then the buyer asks, and a yes makes it the price.
+Of several cars the buyer takes the one that he wants.
 A feature counts where a line shows that the car has it, and what is said last counts. The buyer sees
 
     utility = worth - price        worth = budget x (1 - 0.2 per wrong brand or type - 0.1 per missing feature
@@ -283,7 +284,7 @@ class CarDealer(Env):
 
 
 def in_answer(line: Line, lines: list[str]) -> Line:
-    """What a line says after those before it: `Yes.` makes the amount a price of which the buyer asked whether it is."""
+    """What a line says after those before it: `Yes.` makes a price of the amount that the buyer was in doubt about."""
     if "yes" in line.intents and not line.amounts and len(lines) > 1:
         role, amount = (("", 0), *understand(lines[-2]).prices)[-1]
         if role == "doubt" and amount:

@@ -133,7 +133,7 @@ def prices_of(offer: Offer, line: Line) -> Asked:
     asking, listed, asked, past, below, zero, corrected = [], 0.0, 0.0, 0.0, 0.0, False, False
     for role, amount in line.prices:
         base = asked or listed or (offer.price if role in ("more", "maybe", "short") else offer.list_price)
-        likely = amount >= ((base if role == "cut" else asked or offer.price) / 2 or LEAST_LIKELY)
+        likely = amount >= ((asked or offer.price) / 2 or LEAST_LIKELY)
         if role == "correct":
             corrected = True
         elif role == "middle":

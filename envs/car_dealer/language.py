@@ -281,11 +281,6 @@ def understand_sentence(sentence: str) -> Line:
     prices, amounts = amounts_in(masked)
     asked = any(role not in ("correct", "doubt") for role, _ in prices)
     intents = intents_of(masked, asks, asked)
-    if "?budget" in intents and asked:
-        if CONTEXT["fits"].search(masked):
-            intents = intents - {"?budget"} | {"close"}
-        else:
-            prices, asked = [], False
     probing = asks and not asked and CONTEXT["probe"].search(masked) and not CONTEXT["showing"].search(masked)
     found = names_in(masked, mentions)
     offered, none = frozenset(found["offered"]), frozenset()
@@ -305,6 +300,8 @@ def intents_of(masked: str, asks: bool, asked: bool) -> frozenset[str]:
         intents -= {"?needs"}  # a question for one thing only
     elif "?needs" in intents:
         intents -= {"?type"}
+    if CONTEXT["own car"].search(masked):
+        intents -= {"?needs", "?brand", "?type"}  # small talk
     for name in ("wished car", "wished features") if "?" not in masked and (asked or not asks) else ():
         if found := CONTEXT[name].search(masked):
             clause = masked[clause_around(masked, found.start())[0] : found.end()]
@@ -353,7 +350,7 @@ def how_named(masked: str, place: int) -> str:
     denied = CONTEXT["denied"].search(before)
     if not denied and CONTEXT["attached"].search(before):
         return "offered"
-    if denied and not CONTEXT["resets"].match(denied[0]):
+    if denied:
         return "denied"
     if not (is_car and "&" in masked) and CONTEXT["denied after"].match(masked, place):
         return "denied"
