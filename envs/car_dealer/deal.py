@@ -63,17 +63,17 @@ def hear(offer: Offer, line: Line, told: Told | None = None, wishes: Buyer | Non
     offers = []
     for car in line.cars or [line]:
         offer = hear_car(offer, car, told or Told())
-        offers.append((offer, bool(car.prices)))
+        offers.append(offer)
     if told:
-        best, _ = max(reversed(offers), key=lambda pair: likeness(*pair, wishes or told))
+        best = max(reversed(offers), key=lambda offer: likeness(offer, wishes or told))
         return best._replace(others=tuple(other for other in (*offer.others, offer) if not is_same_car(other, best)))
     return offer
 
 
-def likeness(offer: Offer, priced: bool, wanted: Told | Buyer) -> tuple:
+def likeness(offer: Offer, wanted: Told | Buyer) -> tuple:
     """How much a car is like the one that is wanted; those with a price come first."""
     features = offer.features & {*wanted.features}
-    return offer.price > 0, priced, offer.brand == wanted.brand, wanted.type in offer.types, len(features)
+    return offer.price > 0, offer.brand == wanted.brand, wanted.type in offer.types, len(features)
 
 
 def hear_car(offer: Offer, line: Line, told: Told) -> Offer:

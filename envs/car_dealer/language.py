@@ -181,7 +181,7 @@ def amounts_in(masked: str) -> tuple[list[tuple[str, float]], list[int]]:
         if abs(amount.value) >= 1 and amount.role not in NO_MONEY:
             money_amounts.append(int(abs(amount.value)))
         if is_range(last, amount, text):
-            prices = prices if last.role == "none limit" else prices[:-1]  # a range is no price
+            prices = prices[:-1]  # a range is no price
         elif amount.role == "none" and amount.value >= LEAST_LIKELY:
             prices.append(("doubt", amount.value))
         elif not amount.role.startswith("none"):
@@ -250,6 +250,10 @@ def without_features(match: re.Match) -> str:
 
 def role_of(sentence: str, clause: str) -> str:
     """What an amount is about: the first of the rows that fits, else a price if only words of offers stand there."""
+    if CONTEXT["dangling"].match(clause):
+        before = re.sub("[,:;]", "", sentence.split("#")[0])
+        if first_row([*ROLES_IN_SENTENCE, *ROLES_IN_CLAUSE], f"{before}#").startswith("none"):
+            return "none"
     role = first_row(ROLES_IN_SENTENCE, sentence) or first_row(ROLES_IN_CLAUSE, clause)
     if role in ("", "maybe") and PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
         role = "ask"
@@ -352,7 +356,7 @@ def how_named(masked: str, place: int) -> str:
         return "offered"
     if denied:
         return "denied"
-    if not (is_car and "&" in masked) and CONTEXT["denied after"].match(masked, place):
+    if CONTEXT["denied after"].match(masked, place):
         return "denied"
     aside = CONTEXT["aside"].search(clause)
     if is_car:
@@ -422,8 +426,7 @@ def in_context(parts: list[str], lines: list[Line]) -> list[Line]:
         other_price = other or CONTEXT["bare"].match(part) and kept and not named[0] and is_of(parts[len(kept) - 1])
         kept.append(line._replace(prices=(IN_DOUBT,)) if other_price and line.amounts else line)
         asked = max((number for number, said in enumerate(kept) if said.amounts and said.prices), default=-1)
-        refused = CONTEXT["refusal" if parts[asked].endswith("?") else "kidding"].search(part)
-        if refused and not line.amounts and asked >= 0:  # `Thirty thousand? Not a chance.`
+        if CONTEXT["kidding"].search(part) and not line.amounts and asked >= 0:  # `Thirty thousand? Not a chance.`
             kept[asked] = kept[asked]._replace(prices=(CORRECTED,))
     return kept
 
