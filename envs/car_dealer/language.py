@@ -58,7 +58,6 @@ ANY_OF = {kind: re.compile("|".join(pattern.pattern for _, pattern in rows), re.
           for kind, rows in REWRITES.items()}
 ROLES_IN_SENTENCE, ROLES_IN_CLAUSE = patterns("price in sentence"), patterns("price in clause")
 CUTS_IN_CLAUSE, NO_ASKING_PRICE = patterns("cut in clause"), patterns("no asking price")
-OTHER_INTENTS = ("same price", "same features", "withdrawn", "retracted", "confirmed", "other version", "with more")
 TYPOS, NO_TYPOS, PLAIN_WORDS, OFFER_WORDS, FEATURE_WORDS = (
     set(" ".join(WORDS[kind]).split()) for kind in ("typo", "no typo", "plain words", "offer words", "feature words"))
 OFFER_WORDS |= PLAIN_WORDS
@@ -250,10 +249,8 @@ def without_features(match: re.Match) -> str:
 
 def role_of(sentence: str, clause: str) -> str:
     """What an amount is about: the first of the rows that fits, else a price if only words of offers stand there."""
-    if CONTEXT["dangling"].match(clause):
-        before = re.sub("[,:;]", "", sentence.split("#")[0])
-        if first_row([*ROLES_IN_SENTENCE, *ROLES_IN_CLAUSE], f"{before}#").startswith("none"):
-            return "none"
+    if CONTEXT["dangling"].match(clause) and role_after(sentence.split("#")[0]).startswith("none"):
+        return "none"
     role = first_row(ROLES_IN_SENTENCE, sentence) or first_row(ROLES_IN_CLAUSE, clause)
     if role in ("", "maybe") and PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
         role = "ask"
@@ -262,6 +259,12 @@ def role_of(sentence: str, clause: str) -> str:
         role = first_row(CUTS_IN_CLAUSE, clause) or ("maybe" if is_offer else "none")
     doubt = first_row(NO_ASKING_PRICE, sentence) if role in ASKING else ""
     return doubt or role
+
+
+def role_after(before: str) -> str:
+    """What an amount is about that belongs to the words before it."""
+    text = re.sub("[.,:;!?]", "", before).strip() + " #"
+    return first_row([*ROLES_IN_SENTENCE, *ROLES_IN_CLAUSE, *NO_ASKING_PRICE], text)
 
 
 def first_row(rows: list[tuple[str, re.Pattern]], text: str) -> str:
@@ -310,7 +313,7 @@ def intents_of(masked: str, asks: bool, asked: bool) -> frozenset[str]:
         if found := CONTEXT[name].search(masked):
             clause = masked[clause_around(masked, found.start())[0] : found.end()]
             intents |= set() if CONTEXT["not wished"].search(clause) else {name}
-    return frozenset(intents | {name for name in OTHER_INTENTS if CONTEXT[name].search(masked)})
+    return frozenset(intents)
 
 
 def names_in(masked: str, mentions: list[tuple[str, int]]) -> dict[str, set[str]]:
@@ -423,19 +426,13 @@ def in_context(parts: list[str], lines: list[Line]) -> list[Line]:
             line = line._replace(offered=line.offered | those)
         goes_on = other and (parts[len(kept) - 1].endswith("?") or CONTEXT["continued"].search(part))
         other = bool(goes_on and not line.offered - {*FEATURES} or CONTEXT["other topic"].search(part))
-        other_price = other or CONTEXT["bare"].match(part) and kept and not named[0] and is_of(parts[len(kept) - 1])
-        kept.append(line._replace(prices=(IN_DOUBT,)) if other_price and line.amounts else line)
+        bare = kept and not named[0] and CONTEXT["bare"].match(part)
+        doubtful = other or bare and role_after(parts[len(kept) - 1]) in OF_OTHERS  # `The deposit? $5,000.`
+        kept.append(line._replace(prices=(IN_DOUBT,)) if doubtful and line.amounts else line)
         asked = max((number for number, said in enumerate(kept) if said.amounts and said.prices), default=-1)
         if CONTEXT["kidding"].search(part) and not line.amounts and asked >= 0:  # `Thirty thousand? Not a chance.`
             kept[asked] = kept[asked]._replace(prices=(CORRECTED,))
     return kept
-
-
-def is_of(before: str) -> bool:
-    """Whether a bare amount after a sentence is that of something in it: `The deposit? $5,000.`"""
-    text = f"{before.rstrip('.!?; ')} #"
-    role = first_row([*ROLES_IN_SENTENCE, *ROLES_IN_CLAUSE, *NO_ASKING_PRICE], text)
-    return role in OF_OTHERS
 
 
 def parts_of(sentence: str) -> list[str]:
