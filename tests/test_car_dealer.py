@@ -375,6 +375,14 @@ def test_an_amount_in_doubt_sells_nothing():
         assert not says(game(), f"{car} {more}")[4]["success"], more
 
 
+@pytest.mark.parametrize(("answer", "price"), [("Yes.", 28.0), ("That's right.", 28.0), ("No, that is the tax.", 0.0)])
+def test_in_doubt_he_asks_whether_that_is_the_price(answer, price):
+    env = game()
+    obs = says(env, "A Toyota SUV with heated seats and a sunroof.", "It zorks in at $28,000.")[0]
+    assert obs.rstrip("\n").endswith("?") and "Is that" in obs
+    assert says(env, answer)[1] == price
+
+
 @pytest.mark.parametrize(("lines", "outcome"), [
     # An amount below half of what was asked for the same car is no price: he asks what the price is.
     (["A Toyota SUV with heated seats and a sunroof, $60,000.", "Now it sells at $20,000."], None),
@@ -399,9 +407,9 @@ def test_which_car_is_sold_at_which_price(lines, outcome):
 
 
 @pytest.mark.parametrize(("name", "least", "most_wrong"), [
-    ("car_dealer", 0.97, 0), ("car_dealer_2", 0.99, 0), ("car_dealer_3", 0.93, 0),  # tables mended by these
-    ("car_dealer_4", 0.94, 1),  # one word was chosen by its figure
-    ("car_dealer_5", 0.90, 3)])  # nothing has been mended by it
+    ("car_dealer", 0.97, 0), ("car_dealer_2", 0.99, 0), ("car_dealer_3", 0.95, 0),  # tables mended by these
+    ("car_dealer_4", 0.96, 0),  # one word was chosen by its figure
+    ("car_dealer_5", 0.92, 2)])  # nothing has been mended by it
 def test_dialogues_of_people_who_had_not_seen_the_tables(name, least, most_wrong):
     share, wrong_sales = measure(HERE / "unseen" / f"{name}.jsonl")
     assert share >= least and wrong_sales <= most_wrong
