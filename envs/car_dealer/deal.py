@@ -132,7 +132,7 @@ def prices_of(offer: Offer, line: Line) -> Asked:
     """The prices that a line asks and names, with discounts taken off."""
     asking, listed, asked, past, below, zero, corrected = [], 0.0, 0.0, 0.0, 0.0, False, False
     for role, amount in line.prices:
-        base = asked or listed or (offer.price if role in ("more", "maybe", "short") else offer.list_price)
+        base = asked or listed or (offer.price if role in ("more", "maybe") else offer.list_price)
         likely = amount >= ((asked or offer.price) / 2 or LEAST_LIKELY)
         if role == "correct":
             corrected = True
@@ -145,7 +145,7 @@ def prices_of(offer: Offer, line: Line) -> Asked:
         elif role == "list":
             listed = amount if amount >= LEAST_LIKELY else listed
             asked, below = less(amount, below) if below else asked, 0.0
-        elif role == "ask" or role in ("maybe", "cut", "short") and likely and (role == "maybe" or amount <= base):
+        elif role == "ask" or role in ("maybe", "cut") and likely and (role == "maybe" or amount <= base):
             asked = less(amount, below)
             asking = [asked] if corrected else [*asking, asked]
             below, zero, corrected = 0.0, zero or asked <= 0, False

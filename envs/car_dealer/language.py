@@ -79,7 +79,7 @@ AMOUNT = re.compile(  # sign, $, number, scale, dollars or percent
     r"(?: ?(%|percent\b|per cent\b|dollars?\b|bucks\b|usd\b|\$))?", re.ASCII)
 LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none below this
 MOST_AMOUNTS = 20  # heard of a sentence
-ASKING = ("ask", "maybe", "short", "list")  # the roles of what may be an asking price, or one end of a range
+ASKING = ("ask", "maybe", "list")  # the roles of what may be an asking price, or one end of a range
 OFF = ("off", "more", "cut", "below")  # the roles of what is taken off a price
 OF_OTHERS = ("none other", "none part", "none theirs", "none trade", "none past")
 NO_MONEY = ("none unit", "none each", "none currency")
@@ -94,10 +94,9 @@ class Line(NamedTuple):
     """What a line says; of names those that are offered, denied and asked about.
 
     Prices are (role, amount) in the order in which they are named. Roles: `ask`; `maybe`, an asking price if it is at
-    least half of the last one; `short`, the same if it is no higher either; `list`; `was`, a list price of the past;
-    `off` the list price, `more` off the last one, `below`, off the next one, all of them shares if less than 1; `cut`,
-    an asking price or off the list price; `middle` of what was named; `correct`, which takes back those before it;
-    `doubt`, which may be another price.
+    least half of the last one; `list`; `was`, a list price of the past; `off` the list price, `more` off the last one,
+    `below`, off the next one, all of them shares if less than 1; `cut`, an asking price or off the list price; `middle`
+    of what was named; `correct`, which takes back those before it; `doubt`, which may be another price.
     """
 
     num_words: int = 0
@@ -209,12 +208,10 @@ def read_amount(match: re.Match, sentence: str, clause: str) -> Amount | None:
         value = 1 - value / 100 if role == "of" else value / 100  # 88 % of it is 12 % off
         return Amount(match.start(), match.end(), value, "off" if role == "of" else role if role in OFF else "none")
     is_thousands = CONTEXT["shorthand"].search(clause) or CONTEXT["car and number"].search(sentence)
-    if not is_money and 10 <= value <= 150 and (is_thousands or role == "short"):
+    if not is_money and 10 <= value <= 150 and is_thousands:
         value *= 1000
     elif not is_money and not is_likely(number, value, role):
         return None
-    elif role == "short":
-        role = "ask"
     value = -value if sign and role in ASKING else value
     return Amount(match.start(), match.end(), value, "none" if role == "of" else role)
 
