@@ -427,7 +427,7 @@ def in_context(parts: list[str], lines: list[Line]) -> list[Line]:
         doubtful = other or bare and role_after(parts[len(kept) - 1]) in OF_OTHERS  # `The deposit? $5,000.`
         kept.append(line._replace(prices=(IN_DOUBT,)) if doubtful and line.amounts else line)
         asked = max((number for number, said in enumerate(kept) if said.amounts and said.prices), default=-1)
-        if CONTEXT["kidding"].search(part) and not line.amounts and asked >= 0:  # `Thirty thousand? Not a chance.`
+        if asked >= 0 and not line.amounts and CONTEXT["kidding"].search(part):  # `Thirty thousand? Not a chance.`
             kept[asked] = kept[asked]._replace(prices=(CORRECTED,))
     return kept
 
