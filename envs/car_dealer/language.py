@@ -81,7 +81,7 @@ LEAST_LIKELY = 5000  # in $: an amount that does not sound like a price is none 
 MOST_AMOUNTS = 20  # heard of a sentence
 ASKING = ("ask", "maybe", "list")  # the roles of what may be an asking price, or one end of a range
 OFF = ("off", "more", "cut", "below")  # the roles of what is taken off a price
-OF_OTHERS = ("none other", "none part", "none theirs", "none trade", "none past")
+OF_OTHERS = ("none other", "none part", "none theirs", "none trade", "none past")  # of what is not the car itself
 NO_MONEY = ("none unit", "none each", "none currency")
 CORRECTED = ("correct", 0.0)  # among the prices of a line: takes back those before it
 IN_DOUBT = ("doubt", 0.0)
@@ -247,7 +247,7 @@ def without_features(match: re.Match) -> str:
 def role_of(sentence: str, clause: str) -> str:
     """What an amount is about: the first of the rows that fits, else a price if only words of offers stand there."""
     if CONTEXT["dangling"].match(clause) and role_after(sentence.split("#")[0]).startswith("none"):
-        return "none"
+        return "none"  # `I would never, ever, sell it, as it stands, for #`
     role = first_row(ROLES_IN_SENTENCE, sentence) or first_row(ROLES_IN_CLAUSE, clause)
     if role in ("", "maybe") and PLAIN_WORDS.issuperset(words_of(sentence)) and "&" not in sentence:
         role = "ask"
