@@ -569,7 +569,7 @@ KINDS = [  # of questions that were once not understood, answered by a neighbour
     ("London", "Is the currency worth more than a dollar?", "Yes,"),
     ("Lima", "Is the money stronger than a dollar?", "No,"),
     # what a city has or lacks
-    ("Havana", "Is there a beach nearby?", "Yes,"), ("Kyiv", "Can I go surfing at a beach?", "No,"),
+    ("Havana", "Is there a beach nearby?", "Yes,"), ("Kyiv", "Can I go surfing at a beach?", "I am not sure"),
     ("Zibo", "Is there a zoo?", "Yes,"), ("Zibo", "Is there an opera house?", "No,"),
     ("Lima", "Is there a tram?", "No,"), ("Rome", "Are there synagogues?", "Yes,"),
     ("Delhi", "Has it hosted the Asian Games?", "Yes,"), ("Cairo", "Has it hosted the Asian Games?", "No,"),
@@ -600,6 +600,24 @@ KINDS = [  # of questions that were once not understood, answered by a neighbour
     ("London", "I am a poor student. Is it expensive?", "Yes,"),
     # what is told of the first topic that the table of the city holds
     ("Kinshasa", "What is the name of the river?", "It lies on one of the mightiest rivers"),
+    # yes or no only to a question of which every word was used; else the fact itself, and neither if lines disagree
+    ("Cairo", "Is the city outgrown by another capital?", "It is the capital"),
+    ("Rome", "Do people ferment the food in stone jars?", "A typical meal"),
+    ("Dhaka", "Are your streets full of rickshaws?", "Yes,"),
+    ("Cairo", "Counting the suburbs too, are there more than ten million residents?", "Yes,"),
+    ("Osaka", "Older than two thousand years or younger?", "It goes back"),
+    ("Chicago", "Can salt water be reached by driving no more than 100 km?", "It is more than six hundred"),
+    ("Singapore", "Not the city but its nation: has it got several official languages?", "Yes,"),
+    # one wording for what has many
+    ("Tokyo", "Does Mickey Mouse have a park there?", "Yes,"), ("Bandung", "Any fire-spitting mountains?", "Yes,"),
+    ("Caracas", "Can one step straight from the country into Brazil?", "Yes,"),
+    ("Baghdad", "Does black gold pay for most of it?", "The country is one of the larger exporters"),
+    ("Hong Kong", "Would renting a small flat ruin me?", "The cost of living is high"),
+    ("Bangalore", "What line of business made it known, at least in its country?", "An important business"),
+    ("Baghdad", "How warm does a normal day in July get?", "On a day in the warmest month"),
+    ("Karachi", "Suppose I board a nonstop plane in Dubai, how long until I land?", "It is about"),
+    ("New York", "Which international body has its headquarters there?", "Of bodies of several countries"),
+    ("Fortaleza", "In what corner of the country do I have to look for it?", "It is in the north and east"),
 ]
 
 
@@ -622,7 +640,7 @@ def test_comparisons_of_all_cities():
 ASIDE = ["I spent last summer in {}. Is your summer as mild?", "Is {} your biggest rival?",
     "Last year I visited {}. Is it similar?", "Would you rather live in {}?", "I'd like to visit {} one day.",
     "I know it isn't {}.", "It's not {}, right?", "Can we rule out {}?", "Apart from {}, is it a port?",
-    "Is it bigger than {}?",
+    "Is it bigger than {}?", "Could I take the train and be in {} soon?",
          "If it's not {}, is it a port?", "Is it like {} but smaller?", "Is it close to {}?",
          "How far is it from {}?",
          "Which is it closer to, {} or Warsaw?", "Is {} far from it?", "Does it have as many people as {}?",
@@ -661,7 +679,8 @@ def test_only_a_guess_wins(name):
 
 
 @pytest.mark.parametrize(("spelled", "name"), [
-    ("is it istambul", "Istanbul"), ("moskow?", "Moscow"), ("Buenos Aries?", "Buenos Aires"), ("Shanghi?",
+    ("is it istambul", "Istanbul"), ("Gotta be H-Town", "Houston"), ("moskow?", "Moscow"),
+    ("Buenos Aries?", "Buenos Aires"), ("Shanghi?",
     "Shanghai"),
     ("is it nanning", None), ("Is it Icheon?", None), ("chengde?", None), ("is it in a parish", None), ("berlins?",
     None)])

@@ -1,11 +1,14 @@
-"""What the oracle of guess_city says: whether a question holds for a city, and in which words it is told."""
+"""What the oracle of guess_city says: whether a question holds for a city, and in which words it is told.
+
+An answer begins with yes or no only if every word of the question was used; otherwise the fact is told without them.
+"""
 
 import re
 from functools import cache, lru_cache
 from math import atan2, cos, degrees, radians
 
 from envs.guess_city.guard import guard
-from envs.guess_city.tables import City, cities, countries, other_cities, particulars, topics, words
+from envs.guess_city.tables import City, cities, countries, literals, other_cities, particulars, topics, words
 from envs.guess_city.understanding import Question, alternatives, fold, pattern, understand
 
 SMALL = "zero one two three four five six seven eight nine ten eleven twelve"
@@ -67,7 +70,7 @@ def compare(city: City, question: Question) -> bool | None:
         difference = sign * (amount(city, column) - amount(other, column))
         return " as " in said or None if abs(difference) < LEAST.get(column, 1e-9) else difference > 0
     if re.search(r"\bhours?\b", said) and re.search(r"\b(fl[yi]\w*|planes?)\b", said):
-        return numeric_truth("flight", city.distance(other) / 850 + 0.5, said)
+        return numeric_truth("flight", hours_by_plane(city.distance(other)), said)
     if re.search(r"\b(km|kilomet\w+|miles?)\b", said):
         return numeric_truth("sea", city.distance(other), said)
     if re.search(r"\b(near|nearby|close|far)\b", said):
@@ -101,10 +104,11 @@ def numeric_truth(topic: str, value: float, folded: str) -> bool | None:
         return min(numbers) <= value <= max(numbers)
     if len(numbers) != 1:
         return None
-    if re.search(pattern("less"), folded):
-        return value < numbers[0]
-    if re.search(pattern("more"), folded):
-        return value > numbers[0]
+    less, more = [re.search(pattern(said), folded) for said in ("less", "more")]
+    if less and more and " or " in folded:  # `older than a thousand years or younger`
+        return None
+    if less or more:
+        return value < numbers[0] if less else value > numbers[0]
     return 0.75 * numbers[0] <= value <= 1.35 * numbers[0]
 
 
@@ -124,6 +128,22 @@ def words_agree(folded: str, told: str) -> bool | None:
                for each in said for word in fine) if said else None
 
 
+@cache
+def quantity_words() -> frozenset[str]:
+    """Words of numbers and of comparisons with them."""
+    return literals(*words()["less"], *words()["more"], *NUMBERS, *SIZES)
+
+
+def understood_in_full(city: City, topic: str, question: Question) -> bool:
+    """Whether the topic makes something of every word that says something, as a yes or no must."""
+    if question.of_players or topic not in topics() or "brief" in topics()[topic].flags:
+        return True
+    about = [topics()[topic], *(topics()[other] for other in question.topics if "joins" in topics()[other].flags)]
+    told = fold(f"{city.values.get(topic)} {city.values.get(f'{topic} also')}")
+    left = question.content - quantity_words() if about[0].units else question.content
+    return all(word[:5] in told or any(each.uses(word) for each in about) for word in left)
+
+
 def truth(city: City, topic: str, question: Question) -> bool | None:
     """Whether what a yes-or-no question says holds, or is there beside what is told; None if that cannot be told."""
     holds, also = first_truth(city, topic, question), city.values.get(f"{topic} also")
@@ -139,7 +159,8 @@ def first_truth(city: City, topic: str, question: Question) -> bool | None:
     about, folded, value = topics()[topic], question.bare, city.values.get(topic, "-")
     if topic == "particular":
         own = {"everywhere", city.name, *(city.values[key] for key in ("country", "continent", "religion"))}
-        return all(places & own for places, asks in particulars() if asks.search(folded))
+        told = {bool(places & own) for places, asks in particulars() if asks.search(folded)}
+        return told.pop() if len(told) == 1 else None  # several lines may be about several things
     if not question.yes_no or "open" in about.flags or value == "-":
         return None
     if topic == "language" and (tongues := all_tongues().findall(folded)):
@@ -185,35 +206,51 @@ def forms(city: City, question: Question) -> tuple[str, ...]:
             return about_topics(city, question)
         kind = "unknown" if holds is None else "so" if holds else "not so"
     elif kind == "distance":
-        far = distance(city, question)
-        return tuple(say.format(far) for say in topics()["distance" if far else "unknown"].say)
+        return distance(city, question)
     elif kind in ("topic", "countries"):
         return about_topics(city, question)
     return tuple(topics()[kind].say)
 
 
-def distance(city: City, question: Question) -> str:
-    """Kilometres to the city that is named, in round numbers, and in which direction they lead; empty if none."""
+def distance(city: City, question: Question) -> tuple[str, ...]:
+    """Hours in a plane, or kilometres in round numbers and the direction, from the city that is named."""
     other = named(question)
     kilometres = city.distance(other)
     north, east = [float(city.values[key]) - float(other.values[key]) for key in ("latitude", "longitude")]
     shorter = cos(radians(float(city.values["latitude"])))  # than at the equator: a degree of longitude
     angle = degrees(atan2(north, ((east + 180) % 360 - 180) * shorter))
     rounded = int(round(kilometres, -2 if kilometres > 1000 else -1))
-    return f"{rounded} kilometres to the {DIRECTIONS[round(angle / 45) % 8]}" if rounded else ""
+    if not rounded:
+        return tuple(topics()["unknown"].say)
+    if kilometres > 1000 and re.search(pattern("by plane"), question.bare):
+        return tuple(form.format(round(hours_by_plane(kilometres))) for form in topics()["flight"].say)
+    direction = DIRECTIONS[round(angle / 45) % 8]
+    return tuple(form.format(f"{rounded} kilometres to the {direction}") for form in topics()["distance"].say)
+
+
+def hours_by_plane(kilometres: float) -> float:
+    return kilometres / 850 + 0.5
 
 
 def choose_claim(city: City, question: Question) -> tuple[str, bool | None]:
-    """The topic that is answered, and whether what is said of it holds: one that is false goes before the others."""
+    """The topic that is answered, and whether what is said of it holds, if every word of the question was used."""
     is_there = any(countries()[name] is city.country for name in question.countries)
     told = [topic for topic in question.topics if city.values.get(topic, "-") != "-"] or question.topics[:1]
-    first, *others = [("country", is_there)] * question.placed + [(name, truth(city, name, question)) for name in told]
+    claims = [("country", is_there)] * question.placed + [(name, truth(city, name, question)) for name in told]
+    in_full = [claim for claim in claims if understood_in_full(city, claim[0], question)]
+    claim = first_settled(in_full if any(map(settles, in_full)) else claims, question)
+    if claim not in in_full:
+        return claim[0], None
+    joined = [claim, *(other for other in in_full if question.placed or "joins" in topics()[other[0]].flags)]
+    return next((other for other in joined if other[1] is False), claim) if claim[1] else claim
+
+
+def first_settled(claims: list[tuple[str, bool | None]], question: Question) -> tuple[str, bool | None]:
+    """The first claim that is known to be true or false; the first of all if it is to be told rather than judged."""
+    first = claims[0]
     if first[0] in topics() and "open" in topics()[first[0]].flags or first[1] is None and " or " in question.bare:
         return first
-    if not settles(first):
-        return next(filter(settles, others), first)
-    joined = [claim for claim in others if question.placed or "joins" in topics()[claim[0]].flags]
-    return next((claim for claim in [first, *joined] if claim[1] is False), first)
+    return next(filter(settles, claims), first)
 
 
 def settles(claim: tuple[str, bool | None]) -> bool:

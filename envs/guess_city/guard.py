@@ -5,7 +5,7 @@ import unicodedata
 from functools import cache
 
 from envs.guess_city.tables import City, cities, topics
-from envs.guess_city.understanding import JOINED, MAX_CHARS, Question, fold, is_short, pattern
+from envs.guess_city.understanding import MAX_CHARS, Question, fold, is_short, pattern
 
 
 @cache
@@ -22,7 +22,7 @@ def leaks(city: City, text: str, allowed: str = "") -> bool:
     """Whether the text says what must not be said, though `allowed`, the question, does not: the name of the city or of
     its country, an adjective of it, either of them spelled, run together or backwards, or what its name begins with."""
     joined = re.sub(r"(?<=\w)[-._*'~|]+(?=\w)", "", text)  # `To-ky-o`
-    folded = " / ".join(pattern("no country").sub(" ", JOINED.sub(r"\1\2", fold(each))) for each in (text, joined))
+    folded = " / ".join(pattern("no country").sub(" ", fold(each)) for each in (text, joined))
     capitals = re.findall(r"\b[A-Z][A-Z.]*[A-Z]\b", text)
     marked = folded + "".join(f" \x00{word.replace('.', '')}\x00" for word in capitals)
     said = {match.group() for match in leak_pattern(city.number).finditer(marked)}

@@ -33,6 +33,14 @@ class Topic:
     units: list[tuple[float, re.Pattern[str]]]  # of a number: (factor to the unit of the table, what names the unit)
     codes: dict[str, tuple[str, re.Pattern[str]]]  # code -> (phrase, what asks for it)
     classes: list[tuple[str, re.Pattern[str]]]  # of plain words: (phrase or *, what it stands for)
+    vocabulary: frozenset[str]  # the words of which the topic makes something
+
+    def uses(self, word: str) -> bool:
+        """Whether the topic makes something of a word, which may have another ending there."""
+        if word[0].isdigit():
+            return bool(self.units) or word in self.vocabulary
+        beginnings = [word, word[:-1], *(word[:end] for end in range(4, len(word)))]
+        return not self.vocabulary.isdisjoint(beginnings)
 
     def code(self, value: str) -> str:
         """The code of a value: of a number the greatest one that is not above it."""
@@ -94,7 +102,7 @@ def topics() -> dict[str, Topic]:
 
 def read_topic(lines: list[str]) -> Topic:
     """The topic that the lines of a section describe."""
-    keys = {key: "" for key in ("match", "wh", "flags", "hides", "ask", "test", "say", "no", "usual")}
+    keys = {key: "" for key in ("match", "wh", "flags", "hides", "ask", "test", "say", "no", "usual", "words")}
     units, codes, classes = [], {}, []
     for line in lines:
         key, colon, rest = line.partition(": ")
@@ -112,8 +120,14 @@ def read_topic(lines: list[str]) -> Topic:
     split = {key: [text for text in keys[key].split(" | ") if text] for key in ("ask", "test", "say")}
     match = re.compile(rf"\b(?:{keys['match']})") if keys["match"] else None
     wh, flags, hides = set(keys["wh"].split(", ")), set(keys["flags"].split()), set(keys["hides"].split(", "))
+    vocabulary = literals(*(line for line in lines if not line.startswith(("wh: ", "flags: ", "hides: ", "no: "))))
     return Topic(match, wh, flags, hides, **split, no=keys["no"] or "No,", usual=keys["usual"], units=units,
-                 codes=codes, classes=classes)
+                 codes=codes, classes=classes, vocabulary=vocabulary)
+
+
+def literals(*patterns: str) -> frozenset[str]:
+    """The words, or beginnings of words, that stand in regular expressions."""
+    return frozenset(re.sub(r"\\\w|\(\?.|[^a-z0-9]", " ", " ".join(patterns)).split())
 
 
 def pairs(text: str) -> dict[str, str]:

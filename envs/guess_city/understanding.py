@@ -27,6 +27,7 @@ class Question:
     kind: str  # topic, countries, guess, several, compare, distance, excluded, refuse, unknown, nothing
     folded: str
     bare: str = ""  # without the frame around it, and spelled right
+    content: frozenset[str] = frozenset()  # its words but for small ones, and for names of cities and countries
     topics: tuple[str, ...] = ()  # the first is the one that an open question is about
     cities: frozenset[str] = frozenset()  # that it names, of the list
     other: str = ""  # a city that it names, not of the list
@@ -65,10 +66,10 @@ class Question:
 
 @lru_cache(maxsize=100_000)
 def fold(text: str) -> str:
-    """Lower-case words with one space between, without accents and marks; points stay within numbers."""
+    """Lower-case words with one space between, without accents and marks, points but in numbers; seas are one word."""
     text = unicodedata.normalize("NFKD", text.replace("ı", "i")).encode("ascii", "ignore").decode().lower()
     text = re.sub(r"(?<=\d)[, ](?=\d{3}(?!\d))", "", text)
-    return re.sub(r"[^a-z0-9.]+|(?<!\d)\.|\.(?!\d)", " ", text).strip()
+    return JOINED.sub(r"\1\2", re.sub(r"[^a-z0-9.]+|(?<!\d)\.|\.(?!\d)", " ", text).strip())
 
 
 @cache
@@ -95,21 +96,28 @@ def simplify(folded: str) -> str:
     return bare or folded
 
 
+def content(bare: str) -> frozenset[str]:
+    """The words that say something."""
+    return frozenset(bare.split()) - small_words() - {"@", "#"}
+
+
+@cache
+def small_words() -> frozenset[str]:
+    """Words that say nothing."""
+    return frozenset(" ".join(words()["small"]).split())
+
+
 @cache
 def asked_by_players() -> dict[str, str]:
     """The questions of the data's players, folded, and the topic that each stands under."""
-    return {JOINED.sub(r"\1\2", fold(text)): name
-            for name, topic in topics().items() for text in topic.ask + topic.test}
+    return {fold(text): name for name, topic in topics().items() for text in topic.ask + topic.test}
 
 
 @cache
 def spelling() -> frozenset[str]:
     """Words that are spelled right: those of the tables."""
     lines = [*asked_by_players(), *words()["spelling"], *map(fold, countries()), *map(fold, other_cities())]
-    for topic in topics().values():
-        patterns = [topic.match, *(found for _, found in [*topic.codes.values(), *topic.classes])]
-        lines += [re.sub(r"\\\w|\(\?.|[^a-z]", " ", each.pattern) for each in patterns if each]
-    return frozenset(" ".join(lines).split())
+    return frozenset(" ".join(lines).split()).union(*(topic.vocabulary for topic in topics().values()))
 
 
 def nearest(word: str, known: Collection[str]) -> list[str]:
@@ -219,11 +227,11 @@ def understand(action: str) -> Question:
     """What the question is about. Cities come first, then secrets, countries and topics in their order."""
     line, newline, _ = action.partition("\n")
     text = spell_out(line[:MAX_CHARS])
-    folded = JOINED.sub(r"\1\2", fold(text))
+    folded = fold(text)
     if not newline or line.endswith("…") or not folded:  # `…` marks what was cut off
         return Question("nothing", folded)
     if folded in asked_by_players():
-        return Question("topic", folded, folded, (asked_by_players()[folded],), yes_no=is_yes_no(folded))
+        return Question("topic", folded, folded, topics=(asked_by_players()[folded],), yes_no=is_yes_no(folded))
     bare = simplify(folded)
     names, masked = named_cities(bare)
     if len(names) > 1:
@@ -232,7 +240,7 @@ def understand(action: str) -> Question:
         return about_city(masked, folded, bare, names)
     if guess := misspelled_city(bare):
         return Question("guess", folded, cities=frozenset([guess]))
-    asked = simplify(JOINED.sub(r"\1\2", fold(re.sub(pattern("preamble"), "", text))))
+    asked = simplify(fold(re.sub(pattern("preamble"), "", text)))
     mended = simplify(" ".join(map(mend, bare.split())))
     readings = (read_question(text, wording, folded) for wording in (asked, bare, mended))
     return next((question for question in readings if question.understood), Question("unknown", folded, bare))
@@ -258,7 +266,7 @@ def about_city(masked: str, folded: str, bare: str, cities: frozenset[str] = fro
         kind = "distance" if re.search(pattern("how far"), masked) else "compare"
     else:
         kind = "unknown" if other and is_long and not guessed else "guess"
-    return Question(kind, folded, bare, tuple(found), cities, other, aside=aside)
+    return Question(kind, folded, bare, content(with_countries), tuple(found), cities, other, aside=aside)
 
 
 def read_question(text: str, bare: str, folded: str) -> Question:
@@ -280,7 +288,7 @@ def read_question(text: str, bare: str, folded: str) -> Question:
         yes_no = is_yes_no(bare) and not compared
         negated = bool(re.search(pattern("negated"), bare))
         kind = "topic" if found else "countries"
-        return Question(kind, folded, bare, tuple(found), countries=named, placed=placed,
+        return Question(kind, folded, bare, content(masked), tuple(found), countries=named, placed=placed,
                         yes_no=yes_no, negated=negated)
     is_guess = re.match(pattern("unlisted city"), text)  # of a city that is not of the list, most likely
     return Question("guess" if is_guess else "unknown", folded, bare)
