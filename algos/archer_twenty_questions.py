@@ -90,7 +90,8 @@ TUNED = {  # the other tasks' values for the models of envs/tiny, where they dif
     "maze_po": dict(model=BC, gamma=0.9),
     "wordle": dict(num_iterations=120, num_episodes=512, buffer_size=2048, minibatch_size=128, gamma=0.99,
                    num_envs=1024),
-    "chess": dict(model=BC, num_iterations=10, num_episodes=32, buffer_size=128, minibatch_size=4, gamma=0.9),
+    "chess": dict(model=BC, num_iterations=10, num_episodes=32, buffer_size=128, minibatch_size=4,
+                  learning_rate=1e-4, gamma=0.5),
     "endgames": dict(model=BC, num_iterations=16, learning_rate=1e-4, gamma=0.9),
 }
 AS_PUBLISHED = dict(learning_rate=1e-5, critic_learning_rate=2e-5, warmup_iterations=10)  # guess_city's

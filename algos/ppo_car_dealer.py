@@ -84,7 +84,7 @@ FILTERED = "runs/{env_id}__filtered_bc__{seed}/model"
 TUNED = {  # the other tasks' values for the models of envs/tiny, where they differ
     **dict.fromkeys(("maze_fo", "maze_po", "text_nav_fo", "text_nav_po"), dict(num_iterations=30)),
     "wordle": dict(model=FILTERED, num_iterations=100, num_episodes=1024, minibatch_size=128, num_envs=1024),
-    "chess": dict(num_iterations=20, num_episodes=32, minibatch_size=4, learning_rate=1e-3, gamma=0.9),
+    "chess": dict(num_episodes=64, minibatch_size=8, learning_rate=5e-4, gamma=0.5),
     "endgames": dict(num_iterations=100),
     **dict.fromkeys(("twenty_questions", "guess_city"), dict(model=FILTERED)),
 }
