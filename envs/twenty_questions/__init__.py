@@ -2,10 +2,9 @@
 
 A turn is one question, `Is it alive?\\n`, answered `Yes.\\n`, `No.\\n` or `I am not sure.\\n`. -1 per question, 0 for
 the one that names the object; the twentieth ends the game. A guess is a question for an object itself under any of its
-names, in any wording (`Are you thinking of a pair of scissors?`), or by a description that fits it alone and begins as
-one (`Is it the instrument with 88 keys?`): not for a property (`Is it a dog's toy?`), not denied
-(`Is it not a dog?`), and for the only object that the question names (`Is it a cat or a dog?` is answered truly and
-never wins).
+names, in any wording (`Are you thinking of a pair of scissors?`): not for a property (`Is it a dog's toy?`), not
+denied (`Is it not a dog?`), and for one object only (`Is it a cat or a dog?` is answered truly and never wins). A
+description (`Is it the instrument with 88 keys?`) is a question like any other.
 
 The oracle needs no model: tables of properties and measures (properties.txt, measures.txt) and a matcher, which reads a
 question as a property, a category, a comparison, a guess or a combination (`a fruit or a vegetable`, `an animal that is

@@ -60,12 +60,15 @@ def stems(words: list[str]) -> Tokens:
 ITEM = r"(?! (?:is|are|does|do|can|could|would|it|yes|no|right|true|correct|not|but|and|or)\b)(?: [a-z0-9'-]+){1,4}?"
 LISTED = rf",(?={ITEM}(?:,{ITEM})*,? or )"
 COMPARATIVES = "more|less|fewer|(?:big+|small|larg|heav|hev|light|tall|long|short|fast|slow|old|new|cheap|wid)i?er"
-REWRITTEN = ((LISTED, " or"), (r"\bits (?=(?:a|an|the|some|one|my|your)\b)", "it is "),
+REWRITTEN = ((LISTED, " or"), (r"\bits (?=(?:\w+ly )?(?:a|an|the|some|one|my|your)\b)", "it is "),
              (rf"\b({COMPARATIVES}) then\b", r"\1 than"),
+             (r"\bwouldn'?t (?=(?:be|happen to be) (?:an?|the|hiding|thinking)\b.*\bwould (?:it|you|they)\W*$)",
+              "would "),
              (r"(?<=\d),(?=\d{3})", ""), (r"[$£€] ?(\d[\d.]*\d|\d)", r"\1 dollars"),
              (r"\b(?:is|would|could|can|does) (an? \w+(?: \w+)?) (?:be |weigh )?(\w+er|less|more) than (?:it|this)\b",
               r"is it not \2 than \1"),
              (r"(?<=\w\w\w)[ ,]+(?:rather than|as opposed to|instead of)\b.*", ""),
+             (r"\b(?:lost|(?:can|could)(?:n'?t|not| not) (?:do|live|cope|manage|get by)) without\b", "need"),
              (r"\b(\d{4})'?s\b", r"\1"), (r"(\d)-?([a-z])", r"\1 \2"),
              (r"\b((?:\d[\d.]*|a|one|ten|hundred|thousand) \w+) or (?:more|over|above|heavier|longer|taller|up)\b",
               r"upwards of \1"))

@@ -41,12 +41,9 @@ MIN_MISSPELLED = 5  # letters of a word that may be misspelled by one; from 9 le
 MATERIALS = "Orange", "Rock"  # `Is it orange?` asks for the colour, `Is it stone?` for the material
 MADE = {stem("made")}  # `wooden` is read as `made of wood`, and is one word all the same
 OPEN = {"what", "where", "how", "why", "who", "when", "whose", "which", "whom"}  # no yes/no question begins with these
-# What begins the description of a thing that was named before.
-DESCRIBED = re.compile(r"[,:(]+| [-–—]+ | (?=(?:like|such as|as in|because|with|the one|the thing|the kind)\b)", re.I)
 MORE_NAMES = r"(?:or|and|not|but)\b|(?:.* )?or .*#|(?:(?:a|an|the|is|it|maybe) )*#"
 GUESS = re.compile(r"(?P<before>(?:[^# ]+ )*)(?P<names>(?:#\d+ )*)#(?P<number>\d+)(?P<after>.*)")
 LIST = re.compile(r"(#\d+) (?:(?:(?:or|and|is it|it is|are they|a) )+#\d+|(?:(?:a|the) )?\1)\b")
-CALLED = re.compile(r"\b(?:a|an|the|some) (?:\w+ ){1,4}(?:called|named|known as) ")
 NOT_UNDERSTOOD = Reading(0, 0)
 
 
@@ -76,7 +73,9 @@ class Matcher:
         self.objects = {spelled: number for number, thing in enumerate(OBJECTS)
                         for name in thing.names + thing.other_names for spelled in spellings(name)}
         things = enumerate(sorted(load_measures().things), len(OBJECTS))
-        self.names = {spelled: number for number, name in things for spelled in spellings(name)} | self.objects
+        self.names = {spelled: number for number, name in things for spelled in spellings(name)}
+        no_names = listed("one") | listed("quantity") | listed("material") | listed("no name")
+        self.names |= dict.fromkeys(no_names, -1) | self.objects
         self.names |= {spelled: number for number, thing in enumerate(OBJECTS)
                        for kind in thing.kinds for spelled in spellings(kind)}
         # `A shoe box` is no shoe.
@@ -89,8 +88,9 @@ class Matcher:
         self.before, self.after = ({tuple(phrase.split()) for phrase in listed(kind)} for kind in ("before", "after"))
         allowed = "|".join(listed("one") | listed("quantity") | listed("material"))
         self.between = re.compile(rf"\b(?:(?:{allowed}|\w+'s) )+(?=#)")
-        nouns = "|".join(listed("description of"))
-        self.description = re.compile(rf"(?P<before>(?:\w+ )*?)(?:the|that|those) (?:\w+ ){{0,3}}(?:{nouns})s? \w+")
+        names, denies, articles = ("|".join(listed(kind)) for kind in ("leads to a name", "leads elsewhere", "article"))
+        self.leading = re.compile(rf"(?!.*\b(?:{denies})\b)(?:.* )?(?:{names})(?: (?:{articles}))*|(?:{articles})")
+        self.described = re.compile(rf"[,:(]+| [-–—]+ | (?=(?:{'|'.join(listed('describes'))})\b)", re.IGNORECASE)
         self.aside = Phrases({tuple(phrase.split()): () for phrase in listed("aside")})
         self.negate = Phrases({tuple(phrase.split()): ("not",) for phrase in listed("not")})
         same = {stems(self.named(old.split())): stems(self.named(new.split())) for old, new in pairs("same").items()}
@@ -210,39 +210,42 @@ class Matcher:
         sentence = " ".join([word for word in words if word != "not"])
         while (shorter := LIST.sub(r"\1", sentence)) != sentence:  # `a cat, a dog or a horse`: the first is enough
             sentence = shorter
-        found = GUESS.fullmatch(self.between.sub("", CALLED.sub("", sentence)))
+        found = GUESS.fullmatch(self.between.sub("", sentence))
         before, after, number = found["before"].split(), found["after"].split(), int(found["number"])
-        kind = self.beside(before)  # `football` of `is it a football helmet`
-        if not self.names_it(before, after) or kind != before[len(before) - len(kind) :]:
+        kind = [] if self.leads_to_name(before) else self.beside(before)  # `football` of `is it a football helmet`
+        before, last = before[: len(before) - len(kind)], before[len(before) - len(kind) :]
+        if kind != last or not self.names_it(before, after):
             return None
+        named = kind + found["names"].split()  # `football`, or its number
         if number >= len(OBJECTS):
             parts = not before and len(numbers[0]) > 1 and min(numbers[0]) >= len(OBJECTS)  # `leaves and branches`
-            if kind or numbers[True] or parts or len(self.beside(after)) == 1:  # `a hand tool`
+            if kind or parts or numbers[True] or self.beside(before) or not self.leads_to_name(before):
                 return None
-            if after or found["names"]:  # `ketchup made from tomato`
-                return Reading(0, EVERYTHING)
-        elif OBJECTS[number].category in listed("model"):  # `a wooden horse`, `a gold bear`
-            kind += set(sentence.split()) & listed("material")
-        kind += found["names"].split()
-        if kind:
+        if number < len(OBJECTS) and OBJECTS[number].category in listed("model"):  # `a wooden horse`, `a gold bear`
+            named += set(sentence.split()) & listed("material")
+        if named:
             no_noun = listed("drop") | listed("light") | {"or", "than", "like"}
-            return None if numbers[True] or after or set(kind) & no_noun else Reading(0, EVERYTHING & ~(1 << number))
+            return None if numbers[True] or after or set(named) & no_noun else Reading(0, EVERYTHING & ~(1 << number))
         bare = len(before) > 0 and before[-1] not in listed("article")
         if "#" in found["after"] or bare and number in self.materials and not listed("names the word") & set(before):
             return None
         positive, negative = (sum({1 << number for number in some if number < len(OBJECTS)}) for some in numbers)
         yes = (positive if numbers[0] else EVERYTHING) & ~negative
-        return Reading(yes, EVERYTHING & ~yes, numbers[0][0] if positive and not negative else -1)
+        single = positive.bit_count() == 1
+        return Reading(yes, EVERYTHING & ~yes, numbers[0][0] if single and not numbers[True] else -1)
+
+    def leads_to_name(self, before: list[str]) -> bool:
+        """Whether a name is said to be the answer after these words: `OMG, is it a`, `my money is on the`."""
+        return not before or bool(self.leading.fullmatch(" ".join(before)))
 
     def names_it(self, before: list[str], after: list[str]) -> bool:
-        """Whether a name between these words is said to be the answer, as in `Is it a … for children?`, not in `Does a
-        … eat it?`."""
-        asks = set(before) & listed("auxiliary")
-        if not self.beside(after) and not listed("names the word") & set(after[:1]):
-            return not asks or bool(set(before + after) & listed("says what it is"))
-        subject = set(before) & (listed("subject") | listed("names the word"))
-        described = after[0] in listed("describes") and (subject or not asks)
-        return described and (not asks or bool(set(before) & listed("says what it is")))
+        """Whether a name between these words is said to be the answer, not as in `Does a … eat it?`."""
+        if self.beside(after):
+            return False
+        if self.leads_to_name(before):
+            return True
+        says = set(before + after) & listed("says what it is")
+        return not self.beside(before) and bool(says or not set(before) & listed("auxiliary"))
 
     def cover(self, words: set[str]) -> tuple[Reading, int, int]:
         """(what the properties found in the words say, how many words these explain, how many not)."""
@@ -272,9 +275,10 @@ class Matcher:
             words = [word for word in words[: found.start] + words[found.end :] if not negated or word != "not"]
             explained += 2
         positive, negative, negated = set(), set(), False
-        for word in self.content(words):
-            if word == "not":
-                negated = not negated
+        content = self.content(words)
+        for word, last in zip(content, ["", *content], strict=False):
+            if word == "not":  # `not not` is nothing, but `not on the head and not on the feet` denies both
+                negated = not (negated and last == "not")
             else:
                 (negative if negated else positive).add(word)
         (said, num_positive, left), (denied, num_negative, num_left) = self.cover(positive), self.cover(negative)
@@ -300,33 +304,24 @@ class Matcher:
             return self.read_properties(whole)
         return any_of(readings).opposite() if inverted else any_of(readings)
 
-    def read_sentence(self, words: list[str]) -> Reading | None:
+    def read_sentence(self, text: str) -> Reading | None:
         """One sentence; None if it is not understood."""
+        words = self.words(text)
         stripped = self.strip(words)
         if reading := self.asked.get(tuple(words), self.asked.get(tuple(stripped))):
             return reading
-        if reading := read_spelling(stripped):
+        if reading := read_spelling(stripped) or self.find_guess(text):
             return reading
-        stripped = ["or" if word == "nor" else word for word in self.negate(stripped)]
-        words = self.named(stripped)
-        reading = self.read_guess(self.named(stripped, self.names))
-        if reading or not words or words[0] in OPEN:
-            return reading
+        words = self.named(["or" if word == "nor" else word for word in self.negate(stripped)])
+        if not words or words[0] in OPEN:
+            return None
         ends = [len(words)] + [n for n in range(len(words) - 1, 2, -1) if words[n] in listed("clause")]
         readings = (self.read_alternatives(words[:end]) for end in ends)
         said = next((reading for reading in readings if reading and reading.understood), None)
         known = None if find_comparison(words) else self.read_associations(words)
-        reading = said or known
         if said and known:  # whatever properties the words resemble
-            reading = Reading(said.yes | known.yes, said.no & ~known.yes)
-        if reading and reading.yes.bit_count() == 1 and self.is_description(stripped):
-            return reading._replace(guess=reading.yes.bit_length() - 1)
-        return reading
-
-    def is_description(self, words: list[str]) -> bool:
-        """Whether `Is it the instrument with 88 keys?` is asked; what names a thing (`the lid of a pot`) is none."""
-        found = self.description.match(" ".join(words))
-        return bool(found) and not self.beside(found["before"].split()) and not self.names_in(words)
+            return Reading(said.yes | known.yes, said.no & ~known.yes)
+        return said or known
 
     def read_associations(self, words: list[str]) -> Reading | None:
         """Yes for the objects that are known for most of the words, and no for those that are known for none; None if
@@ -345,38 +340,46 @@ class Matcher:
         return Reading(yes, sum(1 << number for number, much in enumerate(told) if not much))
 
     def read(self, text: str) -> Reading:
-        """A whole text: what its last question that is understood says. It guesses if it names a single object."""
-        pieces = SENTENCES.split(text)
-        sentences = [self.words(piece) for piece in pieces]
-        readings = [(words, reading) for words in sentences if (reading := self.read_sentence(words))]
-        questions = [words for piece, words in zip(pieces, sentences, strict=True) if "?" in piece]
-        parts = [self.words(part) for piece in pieces for part in piece.split(",")]  # `a dress, belt` are two things
-        named = {name for words in parts for name in self.names_in(words) if name < len(OBJECTS)}
-        for words, reading in readings:
-            if reading.guess >= 0 and named <= {reading.guess} and len(self.names_in(words)) <= 1:
-                return reading
-        if guess := self.read_described_guess(text):
-            return guess
-        asked = [reading for words, reading in readings if words in questions]
-        asked = asked or [reading for words, reading in readings if listed("auxiliary") & set(words)]
+        """A whole text: the object that its sentences name, if that is one; else what its last question that is
+        understood says."""
+        readings = [(piece, reading) for piece in SENTENCES.split(text) if (reading := self.read_sentence(piece))]
+        guesses = [reading for _, reading in readings if reading.guess >= 0]
+        if len({reading.guess for reading in guesses}) == 1:
+            return guesses[0]
+        asked = [reading for piece, reading in readings if "?" in piece]
+        asked = asked or [reading for piece, reading in readings if listed("auxiliary") & set(self.words(piece))]
         asked = asked or [reading for _, reading in readings]
         return asked[-1]._replace(guess=-1) if asked else NOT_UNDERSTOOD
 
-    def names_in(self, words: list[str]) -> set[int]:
-        """The numbers of the objects and other things that are named."""
-        return {int(word[1:]) for word in self.named(words, self.names) if word.startswith("#")}
-
-    def read_described_guess(self, text: str) -> Reading | None:
-        """`Is it a fork, the thing next to the knife?`, `That thing with wings, the airplane?`: a guess and a
-        description; not `Is it a cat, a dog, a cow?`."""
-        for boundary in DESCRIBED.finditer(text):
-            before, after = self.words(text[: boundary.start()]), self.words(text[boundary.end() :])
-            more = re.match(MORE_NAMES, " ".join(self.named(self.strip(after), self.names)))
-            for side, alone in ((before, not more), (after, not self.names_in(before))):
-                guess = self.read_sentence(side) if alone else None
-                if guess and guess.guess >= 0:
-                    return guess
+    def find_guess(self, text: str) -> Reading | None:
+        """The guess in a sentence, with a description after or before it, which may name other things: `Is it a fork,
+        the thing next to the knife?`, `That thing with wings, the airplane?`; not in `Is it a cat, a dog, a cow?`."""
+        if not self.names_in(text):
+            return None
+        parts = set().union(*map(self.names_in, text.split(",")))  # `a dress, belt` are two things
+        guess = self.read_guess(self.prepare(text))
+        if guess and (guess.guess < 0 or len([name for name in parts if name < len(OBJECTS)]) < 2):
+            return guess
+        for boundary in self.described.finditer(text):
+            before, after = text[: boundary.start()], text[boundary.end() :]
+            more = re.match(MORE_NAMES, " ".join(self.prepare(after)))
+            guess = None if more else self.read_guess(self.prepare(before))
+            if guess and (guess.guess >= 0 or not guess.yes):  # an object or another thing, not one of several
+                return guess
+            alone = boundary[0].strip() and not self.names_in(before)
+            guess = self.read_guess(self.prepare(after)) if alone else None
+            if guess and guess.guess >= 0:
+                return guess
         return None
+
+    def prepare(self, text: str) -> list[str]:
+        """Its words without those that say nothing, with `not` for all negations and a number for each name."""
+        words = self.negate(self.strip(self.words(text)))
+        return self.named(["or" if word == "nor" else word for word in words], self.names)
+
+    def names_in(self, text: str) -> set[int]:
+        """The numbers of the objects and other things that are named."""
+        return {int(word[1:]) for word in self.named(self.words(text), self.names) if word.startswith("#")}
 
     def words(self, text: str) -> list[str]:
         """The words of a text, spelled as the tables spell them."""
