@@ -48,7 +48,7 @@ TRAINED = [path for path in SCRIPTS if path.stem != "prompt_guess_city"]  # the 
 PACKAGES = {"torch", "transformers", "numpy", "tyro", "tqdm", "envs"}
 TASK_PACKAGES = {"tqdm", "tyro", "envs"}
 MORE_PACKAGES = {"data.py": {"filelock"}, "run.py": {"filelock"}, "chess.py": {"chess"},  # GPL-3: nowhere else
-                 "twenty_questions/matcher.py": {"rapidfuzz"},
+                 "twenty_questions/spelling.py": {"rapidfuzz"},
                  "guess_city/understanding.py": {"rapidfuzz"},
                  "tiny/make.py": {"filelock", "tokenizers", "transformers"}}
 LOCAL_PACKAGES = {"run.py": {"wandb"}, "devices.py": {"torch", "transformers"},  # only where needed

@@ -4,11 +4,11 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-from envs.twenty_questions.language import Tokens, listed, read_number, singular, stems
+from envs.twenty_questions.language import Tokens, read_number, singular, stems
 from envs.twenty_questions.tables import NOW, OBJECTS, Range, load_measures
 
-LENGTHS = ("size", "height", "length")
-OPPOSITE = {"more": "less", "less": "more", "like": "like", "within": "within", "least": "least"}
+MEASURES_ALONE = {"ago", "century", "letter", "word", "syllable"}  # `a word of three letters` is a comparison, too
+OPPOSITE = {"more": "less", "less": "more", "like": "like", "within": "within"}
 
 
 class Reading(NamedTuple):
@@ -38,24 +38,19 @@ class Found(NamedTuple):
 @cache
 def phrases() -> dict[Tokens, tuple[str, str]]:
     """{stems: (quantity or "", direction)} of words that compare."""
-    found = {}
-    for kind, listed_phrases in load_measures().phrases.items():
-        direction, _, quantity = kind.partition(" ")
-        if direction in OPPOSITE:
-            found |= {stems(phrase.split()): (quantity, direction) for phrase in listed_phrases}
-    return found
+    kinds = [(kind.partition(" "), some) for kind, some in load_measures().phrases.items()]
+    return {stems(phrase.split()): (quantity, direction) for (direction, _, quantity), some in kinds
+            if direction in OPPOSITE for phrase in some}
 
 
 @cache
-def units() -> dict[str, dict[str, float]]:
-    """{unit: {quantity: factor}}; a pound is a weight and a price."""
-    found: dict[str, dict[str, float]] = {}
+def units() -> dict[str, tuple[str, float]]:
+    """{unit: (quantity, factor)}."""
+    found = {}
     for kind, lines in load_measures().phrases.items():
-        direction, _, quantity = kind.partition(" ")
-        for line in lines if direction == "unit" else ():
-            *names, factor = line.split(" ")
-            for name in names:
-                found.setdefault(singular(name), {})[quantity] = float(factor)
+        if kind.startswith("unit "):
+            for name, factor in map(str.split, lines):
+                found[singular(name)] = kind.split()[1], float(factor)
     return found
 
 
@@ -69,6 +64,7 @@ def dimensions() -> dict[str, str]:
 def find_comparison(words: list[str]) -> Found | None:
     """The first comparison whose two sides are both known."""
     stemmed = stems(words)
+    has_measure = MEASURES_ALONE & set(map(singular, words))
     for start in range(len(words)):
         for length in range(min(6, len(words) - start), 0, -1):
             if compared := phrases().get(stemmed[start : start + length]):
@@ -76,10 +72,9 @@ def find_comparison(words: list[str]) -> Found | None:
                 if reading_end := read_target(words[end:], *compared):
                     reading, used = reading_end
                     return Found(reading, start, end + used)
-        # `Did it exist 200 years ago?`, `Is it a 20th century invention?`
-        direction = "like" if "ago" in words else "within"
-        measure = {"ago", "century"} & set(words) and read_measure(words[start:], "", direction)
-        if measure and measure[0] == "year":
+        # `Did it exist 200 years ago?`, `Is it a 20th century invention?`, `Is it a word of three letters?`
+        direction = "more" if "ago" in words else "within"
+        if has_measure and (measure := read_measure(words[start:], "", direction)):
             return Found(compare(*measure[:3]), start, start + measure[3])
         for length in (3, 2, 1):
             quantity, limits = limits_of(" ".join(words[start : start + length]), "time")
@@ -89,8 +84,8 @@ def find_comparison(words: list[str]) -> Found | None:
 
 
 def read_target(words: list[str], quantity: str, direction: str) -> tuple[Reading, int] | None:
-    """What the words compare with: a measure or a thing; and how many they are."""
-    for place, word in enumerate(words):
+    """What the words compare with: the first measure or thing; and how many words lead to its end."""
+    for place in range(len(words)):
         if measure := read_measure(words[place:], quantity.replace("time", "year"), direction):
             known, direction, limits, used = measure
             return compare(known, direction, limits), place + used
@@ -100,8 +95,6 @@ def read_target(words: list[str], quantity: str, direction: str) -> tuple[Readin
             known, limits = limits_of(name if number < 0 else OBJECTS[number].names[0].lower(), quantity)
             if limits:
                 return compare(known, direction, limits, number), place + length
-        if word not in listed("determiner") and not word.endswith("'s"):
-            break
     return None
 
 
@@ -123,47 +116,38 @@ def read_measure(words: list[str], quantity: str, direction: str) -> tuple[str, 
     century = rest[0] if rest[0] == "century" else rest[1] * (rest[0] in ("st", "nd", "rd", "th"))
     if century == "century" and value > 1:
         return "year", direction, (value * 100 - 99, value * 100), used + 1 + (rest[0] != "century")
-    if quantity == "year" and 1000 <= value <= NOW and singular(rest[0]) not in units():
-        return "year", direction, (value, value), used
-    if singular(rest[0]) not in units():
-        return None
-    quantities = units()[singular(rest[0])]
-    unit = quantity if quantity in quantities else next(iter(quantities))
-    factor = quantities[unit]
-    after = next((n for n in (1, 2) if " ".join(rest[1 : 1 + n]) in dimensions()), 0)
-    dimension = dimensions().get(" ".join(rest[1 : 1 + after]), "")
-    is_date = "year" in (dimension, quantity) or not quantity and direction != "within"
-    if unit == "life" and is_date:  # more years ago is an earlier year
+    unit, factor = units().get(singular(rest[0]), ("", 1))
+    if not unit:  # `before 1900`
+        return ("year", direction, (value, value), used) if quantity == "year" and value >= 1000 else None
+    dimension = dimensions().get(rest[1], "")
+    used += 2 if dimension else 1
+    if unit == "life" and "year" in (dimension, quantity):
         year = NOW - value * factor
-        if not quantity:  # `more than 100 years ago`, not `in the last 100 years`; `around 100 years ago` it was there
-            direction = OPPOSITE[direction].replace("like", "less")
-        return "year", direction, (year, year), used + 1 + after
-    known = quantity or dimension or unit
-    if unit != known and not (unit == "size" and known in LENGTHS):
-        return None
-    known = dimension or known
-    return known, direction, (value * factor, value * factor), used + 1 + after
+        # `More than 100 years ago` is an earlier year, `in the last 100 years` a later one.
+        return "year", direction if quantity else OPPOSITE[direction], (year, year), used
+    if unit == "size":
+        unit = dimension or quantity or unit
+    return unit, direction, (value * factor, value * factor), used
 
 
 def compare(quantity: str, direction: str, limits: Range, number: int = -1) -> Reading:
     """For which objects the quantity is surely more than the limits, less, about the same or between them, and for
-    which it surely is not; nothing is bigger than itself."""
+    which it surely is not: with what has none, or with the thing `number` itself, no comparison is true."""
     low, high = limits
-    if direction in ("like", "least") and quantity != "year":
+    if direction == "like" and quantity != "year":
         low, high = low / 1.4, high * 1.4
-    if direction == "least":
-        direction, high = "more", low
     yes = no = 0
     for index, thing in enumerate(OBJECTS):
         known = load_measures().values["default"] | load_measures().values[thing.names[0].lower()]
-        value = known.get(quantity, "unknown")
-        if value == "unknown":
+        if quantity not in known:
             continue
-        least, most = value or (0, 0)
-        more, less = least > high, most < low
-        fits = {"more": more, "less": less}.get(direction, low <= (least + most) / 2 <= high)
-        fails = {"more": most <= high, "less": least >= low}.get(direction, more or less)
-        fails = fails or index == number and direction in ("more", "less")
-        yes |= (fits and not fails and value is not None) << index
-        no |= (fails or value is None) << index
+        least, most = known[quantity]
+        if direction == "more":
+            fits, may_fit = least > high, most > high and index != number
+        elif direction == "less":
+            fits, may_fit = most < low, least < low and index != number
+        else:
+            fits, may_fit = low <= (least + most) / 2 <= high, least <= high and most >= low
+        yes |= fits << index
+        no |= (not may_fit) << index
     return Reading(yes, no)

@@ -14,36 +14,21 @@ from functools import cache, lru_cache
 from math import log
 from operator import itemgetter
 
-from rapidfuzz import process
-from rapidfuzz.distance import OSA
-
 from envs.twenty_questions.comparisons import Reading, find_comparison
-from envs.twenty_questions.language import SENTENCES, Phrases, Tokens, listed, normalise, singular, sound, stem, stems
-from envs.twenty_questions.spelling import read_spelling
-from envs.twenty_questions.tables import (
-    EVERYTHING,
-    KNOWN_FILE,
-    OBJECTS,
-    lines_of,
-    load_measures,
-    load_properties,
-    load_words,
-    pairs,
-    split,
-)
+from envs.twenty_questions.language import SENTENCES, Phrases, listed, normalise, rewrite, singular, stem, stems
+from envs.twenty_questions.spelling import correct, read_spelling
+from envs.twenty_questions.tables import EVERYTHING, OBJECTS, load_measures, load_properties, pairs
 
 MAX_LENGTH = 300  # characters of a question; longer ones are not read
 MIN_COVERED = 0.5  # share of a question's words that the properties found in it must explain
 FEW = 2  # objects that have a property in common; what is said of them they are known for
 TELLING = 5.0  # nats that words must tell about an object: one that is known for a single object tells log(158) = 5.1
 CLEARLY = 0.65  # of what tells most for an object is as good for others
-MIN_MISSPELLED = 5  # letters of a word that may be misspelled by one; from 9 letters on by two
 MATERIALS = "Orange", "Rock"  # `Is it orange?` asks for the colour, `Is it stone?` for the material
-MADE = {stem("made")}  # `wooden` is read as `made of wood`, and is one word all the same
-OPEN = {"what", "where", "how", "why", "who", "when", "whose", "which", "whom"}  # no yes/no question begins with these
-MORE_NAMES = r"(?:or|and|not|but)\b|(?:.* )?or .*#|(?:(?:a|an|the|is|it|maybe) )*#"
+OPEN = {"what", "where", "how", "why", "who", "whose", "which", "whom"}  # no yes/no question begins with these
+MORE_NAMES = r"(?:.*\b(?:or|and|not|but) )?(?:(?:a|an|the) )*#"
 GUESS = re.compile(r"(?P<before>(?:[^# ]+ )*)(?P<names>(?:#\d+ )*)#(?P<number>\d+)(?P<after>.*)")
-LIST = re.compile(r"(#\d+) (?:(?:(?:or|and|is it|it is|are they|a) )+#\d+|(?:(?:a|the) )?\1)\b")
+LIST = re.compile(r"(#\d+) (?:(?:(?:or|and|a) )+#\d+|(?:(?:a|the) )?\1)\b")
 NOT_UNDERSTOOD = Reading(0, 0)
 
 
@@ -60,9 +45,25 @@ def any_of(readings: list[Reading]) -> Reading:
     return all_of([reading.opposite() for reading in readings]).opposite()
 
 
+def numbers_of(words: list[str]) -> tuple[list[int], list[int]]:
+    """Of the names that are asked for, and of those that are denied."""
+    asked, denied = [], []
+    for word in words:
+        if word == "not":
+            asked, denied = denied, asked
+        elif word.startswith("#"):
+            asked.append(int(word[1:]))
+    return (denied, asked) if words.count("not") % 2 else (asked, denied)
+
+
+def mask_of(numbers: list[int]) -> int:
+    """The bits of the objects among them."""
+    return sum({1 << number for number in numbers if number < len(OBJECTS)})
+
+
 def spellings(name: str) -> set[str]:
     """`tennis racket` and `tennisracket`, in the singular."""
-    nouns = [singular(word) for word in normalise(name)]
+    nouns = [singular(word) for word in normalise(rewrite(name))]
     return {" ".join(nouns), "".join(nouns)}
 
 
@@ -97,7 +98,7 @@ class Matcher:
         self.same = Phrases({old: new for old, new in same.items() if old != new})
         self.light, self.weak = ({stem(word) for word in listed(kind)} for kind in ("light", "weak"))
         self.drop = Phrases({stems(phrase.split()): () for phrase in listed("drop")})
-        self.asked: dict[Tokens, Reading] = {}  # the players' own questions, stripped as well
+        self.asked: dict[tuple[str, ...], Reading] = {}  # the players' own questions
         self.patterns: dict[frozenset[str], Reading] = {}  # by the words that matter, of all phrases
         self.known_for: dict[str, int] = {}  # the objects that are known for a word
         self.note_wordings()
@@ -105,7 +106,6 @@ class Matcher:
         self.starting: dict[str, list[frozenset[str]]] = {}  # patterns by one of their words
         for pattern in self.patterns:
             self.starting.setdefault(min(pattern), []).append(pattern)
-        self.vocabulary, self.known = self.collect_words()
 
     def note_wordings(self) -> None:
         """All wordings of the properties. Of two that are the same without what does not count, the one that loses the
@@ -113,8 +113,8 @@ class Matcher:
         found = []
         for thing in load_properties():
             reading = Reading(thing.mask, EVERYTHING & ~thing.mask & ~thing.maybe)
-            for words in map(normalise, thing.questions):
-                self.asked |= {tuple(words): reading, tuple(self.strip(words)): reading}
+            for words in map(normalise, map(rewrite, thing.questions)):
+                self.asked[tuple(self.strip(words))] = reading
             for phrase in map(normalise, (*thing.questions, *thing.also)):
                 pattern = frozenset(self.content(self.negate(self.named(phrase))))
                 if pattern and "not" not in pattern and (len(phrase) == 1 or not pattern <= self.light):
@@ -126,38 +126,6 @@ class Matcher:
                         self.known_for[word] = self.known_for.get(word, 0) | thing.mask
         for _, _, pattern, reading in sorted(found, key=itemgetter(0, 1)):
             self.patterns.setdefault(pattern, reading)
-
-    def collect_words(self) -> tuple[dict[str, list[str]], set[str]]:
-        """The words that a misspelled one may be, by their first letter; and the words that are not misspelled."""
-        texts = [phrase for phrases in load_words().values() for phrase in phrases]
-        texts += [phrase for thing in load_properties() for phrase in (*thing.questions, *thing.also, *thing.known)]
-        texts += [name for thing in OBJECTS for name in thing.names + thing.other_names + thing.kinds]
-        texts += [*load_measures().values, *(text for some in load_measures().phrases.values() for text in some)]
-        words = {word for text in texts for word in normalise(text) if word.isalpha()}
-        by_letter: dict[str, list[str]] = {}
-        for word in sorted(words):
-            by_letter.setdefault(word[0], []).append(word)
-        self.sounding = {sound(word): word for word in [*sorted(words), *sorted(words & self.objects.keys())]}
-        known = words | {word for line in lines_of(KNOWN_FILE) for word in split(line, " ")}
-        return by_letter, known | set(map(stem, known))
-
-    def correct(self, word: str) -> str:
-        """The word that a misspelled one is; it keeps its first letter."""
-        if len(word) < 4 or not word.isalpha() or {word, singular(word), stem(word)} & self.known:
-            return word
-        heard = self.sounding.get(sound(word))
-        if heard in self.objects:
-            return heard
-        choices = self.vocabulary.get(word[0], [])
-        if len(word) < MIN_MISSPELLED:  # `hnad`
-            return next((choice for choice in choices if sorted(choice) == sorted(word)), word)
-        if heard and heard[0] == word[0]:
-            return heard
-        distance = 1 if len(word) < 9 else 2
-        found = process.extract(singular(word), choices, scorer=OSA.distance, score_cutoff=distance, limit=None)
-        # Of those that are as near, an object's name, then one of the same length.
-        nearest = [(far, choice not in self.objects, abs(len(choice) - len(word)), choice) for choice, far, _ in found]
-        return min(nearest)[-1] if nearest else word
 
     def named(self, words: list[str], names: dict[str, int] | None = None) -> list[str]:
         """With `#12` for each name of object 12, also one of two words that is written in one, or of one in two."""
@@ -202,37 +170,25 @@ class Matcher:
         """
         if not any(word.startswith("#") for word in words):
             return None
-        numbers, negated = ([], []), False  # those asked for, and those denied
-        for word in words:
-            negated ^= word == "not"
-            if word.startswith("#"):
-                numbers[negated].append(int(word[1:]))
+        asked, denied = numbers_of(words)
         sentence = " ".join([word for word in words if word != "not"])
         while (shorter := LIST.sub(r"\1", sentence)) != sentence:  # `a cat, a dog or a horse`: the first is enough
             sentence = shorter
         found = GUESS.fullmatch(self.between.sub("", sentence))
         before, after, number = found["before"].split(), found["after"].split(), int(found["number"])
-        kind = [] if self.leads_to_name(before) else self.beside(before)  # `football` of `is it a football helmet`
-        before, last = before[: len(before) - len(kind)], before[len(before) - len(kind) :]
-        if kind != last or not self.names_it(before, after):
+        if not self.names_it(before, after):
             return None
-        named = kind + found["names"].split()  # `football`, or its number
-        if number >= len(OBJECTS):
-            parts = not before and len(numbers[0]) > 1 and min(numbers[0]) >= len(OBJECTS)  # `leaves and branches`
-            if kind or parts or numbers[True] or self.beside(before) or not self.leads_to_name(before):
-                return None
-        if number < len(OBJECTS) and OBJECTS[number].category in listed("model"):  # `a wooden horse`, `a gold bear`
-            named += set(sentence.split()) & listed("material")
-        if named:
-            no_noun = listed("drop") | listed("light") | {"or", "than", "like"}
-            return None if numbers[True] or after or set(named) & no_noun else Reading(0, EVERYTHING & ~(1 << number))
-        bare = len(before) > 0 and before[-1] not in listed("article")
-        if "#" in found["after"] or bare and number in self.materials and not listed("names the word") & set(before):
+        if number >= len(OBJECTS) and (denied or self.beside(before) or not self.leads_to_name(before)):
             return None
-        positive, negative = (sum({1 << number for number in some if number < len(OBJECTS)}) for some in numbers)
-        yes = (positive if numbers[0] else EVERYTHING) & ~negative
-        single = positive.bit_count() == 1
-        return Reading(yes, EVERYTHING & ~yes, numbers[0][0] if single and not numbers[True] else -1)
+        made = number < len(OBJECTS) and OBJECTS[number].category in listed("model") and listed("material")
+        if found["names"] or made and made & set(sentence.split()):  # `a football helmet`, `a wooden horse`
+            return None if denied else Reading(0, EVERYTHING & ~(1 << number))
+        bare = before and before[-1] not in listed("article")
+        if "#" in found["after"] or bare and number in self.materials:
+            return None
+        positive, negative = mask_of(asked), mask_of(denied)
+        yes = (positive if asked else EVERYTHING) & ~negative
+        return Reading(yes, EVERYTHING & ~yes, asked[0] if positive.bit_count() == 1 and not denied else -1)
 
     def leads_to_name(self, before: list[str]) -> bool:
         """Whether a name is said to be the answer after these words: `OMG, is it a`, `my money is on the`."""
@@ -244,8 +200,7 @@ class Matcher:
             return False
         if self.leads_to_name(before):
             return True
-        says = set(before + after) & listed("says what it is")
-        return not self.beside(before) and bool(says or not set(before) & listed("auxiliary"))
+        return not self.beside(before) and bool(set(before + after) & listed("says what it is"))
 
     def cover(self, words: set[str]) -> tuple[Reading, int, int]:
         """(what the properties found in the words say, how many words these explain, how many not)."""
@@ -258,27 +213,23 @@ class Matcher:
             found.append(pattern)
             left -= pattern
         reading = all_of([self.patterns[pattern] for pattern in found])
-        excluded = len(found) > 1 and not reading.yes
-        if excluded and len(found[0] - MADE) > len(found[1] - MADE):
-            # The longest is meant, and the others are part of what it says.
-            excluded, reading, left = False, self.patterns[found[0]], words - found[0]
-        if "than" in left or excluded:  # a comparison with something unknown, or a mistake
-            return NOT_UNDERSTOOD, 0, len(words)
+        if len(found) > 1 and not reading.yes:  # they exclude each other
+            if len(found[0]) == len(found[1]):
+                return NOT_UNDERSTOOD, 0, len(words)
+            reading, left = self.patterns[found[0]], words - found[0]  # the others are part of what the longest says
         return reading, len(words) - len(left), len(left - self.light - self.weak)
 
     def read_properties(self, words: list[str]) -> Reading | None:
         """The properties in the words, without those after a negation; None if not understood."""
         readings, explained = [], 0
         while found := find_comparison(words):
-            negated = "not" in words[: found.start]
-            readings.append(found.reading.opposite() if negated else found.reading)
-            words = [word for word in words[: found.start] + words[found.end :] if not negated or word != "not"]
+            readings.append(found.reading.opposite() if "not" in words[: found.start] else found.reading)
+            words = words[: found.start] + words[found.end :]
             explained += 2
         positive, negative, negated = set(), set(), False
-        content = self.content(words)
-        for word, last in zip(content, ["", *content], strict=False):
-            if word == "not":  # `not not` is nothing, but `not on the head and not on the feet` denies both
-                negated = not (negated and last == "not")
+        for word in self.content(words):
+            if word == "not":
+                negated = not negated
             else:
                 (negative if negated else positive).add(word)
         (said, num_positive, left), (denied, num_negative, num_left) = self.cover(positive), self.cover(negative)
@@ -308,11 +259,11 @@ class Matcher:
         """One sentence; None if it is not understood."""
         words = self.words(text)
         stripped = self.strip(words)
-        if reading := self.asked.get(tuple(words), self.asked.get(tuple(stripped))):
+        if reading := self.asked.get(tuple(stripped)):
             return reading
         if reading := read_spelling(stripped) or self.find_guess(text):
             return reading
-        words = self.named(["or" if word == "nor" else word for word in self.negate(stripped)])
+        words = self.named(self.negate(stripped))
         if not words or words[0] in OPEN:
             return None
         ends = [len(words)] + [n for n in range(len(words) - 1, 2, -1) if words[n] in listed("clause")]
@@ -324,32 +275,25 @@ class Matcher:
         return said or known
 
     def read_associations(self, words: list[str]) -> Reading | None:
-        """Yes for the objects that are known for most of the words, and no for those that are known for none; None if
-        the words do not tell enough: fewer than half of them, or a single one of several."""
-        content = set(self.content(words)) - self.light - self.weak - {"or"}
+        """Yes for the objects that are known for most of the words, no for those that are known for none; None if the
+        words tell too little."""
+        content = set(self.content(words)) - self.light - self.weak
         known = [self.known_for[word] for word in content if word in self.known_for]
         told = [sum(log(len(OBJECTS) / mask.bit_count()) for mask in known if mask >> number & 1)
                 for number in range(len(OBJECTS))]
-        most = max(told)
-        yes = sum(1 << number for number, much in enumerate(told) if much >= CLEARLY * most)
-        if {"not", "than"} & content or most < TELLING:
+        if "not" in content or max(told) < TELLING:
             return None
-        num_told = sum(mask & yes > 0 for mask in known)
-        if 2 * num_told < len(content) or num_told == 1 < len(content):
-            return None
+        yes = sum(1 << number for number, much in enumerate(told) if much >= CLEARLY * max(told))
         return Reading(yes, sum(1 << number for number, much in enumerate(told) if not much))
 
     def read(self, text: str) -> Reading:
         """A whole text: the object that its sentences name, if that is one; else what its last question that is
         understood says."""
-        readings = [(piece, reading) for piece in SENTENCES.split(text) if (reading := self.read_sentence(piece))]
-        guesses = [reading for _, reading in readings if reading.guess >= 0]
+        readings = [reading for piece in SENTENCES.split(text) if (reading := self.read_sentence(piece))]
+        guesses = [reading for reading in readings if reading.guess >= 0]
         if len({reading.guess for reading in guesses}) == 1:
             return guesses[0]
-        asked = [reading for piece, reading in readings if "?" in piece]
-        asked = asked or [reading for piece, reading in readings if listed("auxiliary") & set(self.words(piece))]
-        asked = asked or [reading for _, reading in readings]
-        return asked[-1]._replace(guess=-1) if asked else NOT_UNDERSTOOD
+        return readings[-1]._replace(guess=-1) if readings else NOT_UNDERSTOOD
 
     def find_guess(self, text: str) -> Reading | None:
         """The guess in a sentence, with a description after or before it, which may name other things: `Is it a fork,
@@ -374,8 +318,7 @@ class Matcher:
 
     def prepare(self, text: str) -> list[str]:
         """Its words without those that say nothing, with `not` for all negations and a number for each name."""
-        words = self.negate(self.strip(self.words(text)))
-        return self.named(["or" if word == "nor" else word for word in words], self.names)
+        return self.named(self.negate(self.strip(self.words(text))), self.names)
 
     def names_in(self, text: str) -> set[int]:
         """The numbers of the objects and other things that are named."""
@@ -383,7 +326,7 @@ class Matcher:
 
     def words(self, text: str) -> list[str]:
         """The words of a text, spelled as the tables spell them."""
-        return [self.correct(word) for word in normalise(text)]
+        return [correct(word) for word in normalise(rewrite(text))]
 
 
 @cache

@@ -9,6 +9,7 @@
 
 import re
 from functools import cache
+from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class Property(NamedTuple):
 class Measures(NamedTuple):
     """The table of measures."""
 
-    values: dict[str, dict[str, Range | None]]  # of each thing, by quantity; None: it has no size, costs nothing, …
+    values: dict[str, dict[str, Range]]  # of each thing, by quantity
     things: set[str]  # none of them is an object
     phrases: dict[str, list[str]]  # kind of line: its phrases
 
@@ -91,15 +92,29 @@ def load_words() -> dict[str, list[str]]:
 
 
 @cache
+def load_known() -> set[str]:
+    """The words that are not misspelled ones of the tables."""
+    return {word for line in lines_of(KNOWN_FILE) for word in split(line, " ")}
+
+
+@cache
 def pairs(kind: str) -> dict[str, str]:
     """{other phrase: the first one, which it is read as} of the table's lines of this kind."""
     return dict(phrase.split(" = ") for phrase in load_words()[kind])
 
 
-def read_range(quantity: str, text: str) -> Range | None:
-    """`20` with the tolerance that is usual for the quantity, `10..30`, or `none`."""
+def counts_of(name: str) -> dict[str, Range]:
+    """How many letters, words and syllables a name has; a syllable is a group of vowels that is no silent e."""
+    spoken = re.sub(r"(?<=[^l])e\b|(?<=[aeiou]l)e\b|(?<=[^sx])es\b", "", name)
+    syllables = len(re.findall(r"[aeiouy]+", spoken)) + len(re.findall("io|ia", name))
+    counts = {"letter": len(name.replace(" ", "")), "word": len(name.split()), "syllable": syllables}
+    return {unit: (count, count) for unit, count in counts.items()}
+
+
+def read_range(quantity: str, text: str) -> Range:
+    """`20` with the tolerance that is usual for the quantity, `10..30`, or `none`, with which no comparison is true."""
     if text == "none":
-        return None
+        return nan, nan
     low, dots, high = text.partition("..")
     if dots:
         return float(low), float(high)
@@ -132,6 +147,8 @@ def load_measures() -> Measures:
             names = split(kind.rstrip(":"))
             if section == "@things":
                 measures.things.update(names)
+            if section == "@objects":
+                values |= counts_of(names[0])
             measures.values.update({name: values for name in names if values})
     return measures
 
@@ -178,10 +195,17 @@ def objects_with(quantity: str, sign: str, limit: float) -> int:
     """The objects whose typical value, the middle of its range, is above or below the limit."""
     mask = 0
     for number, thing in enumerate(load_objects()):
-        value = load_measures().values[thing.names[0].lower()].get(quantity)
-        if value and (sum(value) / 2 > limit) == (sign == ">"):
-            mask |= 1 << number
+        middle = sum(load_measures().values[thing.names[0].lower()].get(quantity, (nan, nan))) / 2
+        mask |= (middle > limit if sign == ">" else middle <= limit) << number
     return mask
+
+
+def all_phrases() -> list[str]:
+    """What the tables have words for, phrase by phrase."""
+    phrases = [phrase for some in (load_words(), load_measures().phrases) for kind in some.values() for phrase in kind]
+    phrases += [phrase for thing in load_properties() for phrase in (*thing.questions, *thing.also, *thing.known)]
+    phrases += [name for thing in load_objects() for name in thing.names + thing.other_names + thing.kinds]
+    return [*phrases, *load_measures().values]
 
 
 OBJECTS = load_objects()
