@@ -277,8 +277,7 @@ def about_topics(city: City, question: Question) -> tuple[str, ...]:
         return tuple(topics()["not first"].say)
     if holds is not None and (brief or holds and not first_truth(city, topic, question)):
         return tuple(topics()["so" if holds else "not so"].say)
-    untold = topic not in city.told or "yes-no" in about.flags and question.yes_no and holds is None
-    if untold and "{}" in about.say[0]:
+    if topic not in city.told and "{}" in about.say[0]:
         return tuple(topics()["unknown"].say)
     in_full = about.classes and (holds or not question.of_players)
     phrase = city.values[topic] if in_full else city.told.get(topic)
