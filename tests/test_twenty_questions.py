@@ -281,7 +281,8 @@ def test_combinations(question, expected):
 @pytest.mark.parametrize("text", ["", "?", "\n", "bla bla", "What is it?", "What color is it?", "Where do you find it?",
                                   "12345", "犬ですか", "Is it a doohickey?",
                                   "the of and", "Is it alive" * 100, "yes", "or or or", "not", "not not", "#1",
-                                  "Is it a #1?"])
+                                  "Is it a #1?", "Is it bigger than a quokka?", "Is it bigger than a flurp?",
+                                  "Is it bigger than a sweet red fruit?"])
 def test_not_understood(text):
     assert read_question(text + "\n") == NOT_UNDERSTOOD and not read_question(text).understood
     env = game("dog")

@@ -212,6 +212,8 @@ class Matcher:
                 break
             found.append(pattern)
             left -= pattern
+        if "than" in left:  # compared with something unknown
+            return NOT_UNDERSTOOD, 0, len(words)
         reading = all_of([self.patterns[pattern] for pattern in found])
         if len(found) > 1 and not reading.yes:  # they exclude each other
             if len(found[0]) == len(found[1]):
@@ -281,7 +283,7 @@ class Matcher:
         known = [self.known_for[word] for word in content if word in self.known_for]
         told = [sum(log(len(OBJECTS) / mask.bit_count()) for mask in known if mask >> number & 1)
                 for number in range(len(OBJECTS))]
-        if "not" in content or max(told) < TELLING:
+        if {"not", "than"} & content or max(told) < TELLING:
             return None
         yes = sum(1 << number for number, much in enumerate(told) if much >= CLEARLY * max(told))
         return Reading(yes, sum(1 << number for number, much in enumerate(told) if not much))
