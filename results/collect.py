@@ -10,7 +10,7 @@ under the folder that the environment variable LMRL_RUNS names, and those of GPT
 
 Three games of the test, the best, the median and the worst, are annotated: each token that the agent chose goes with a
 number, which MEASURES names. The run's own script computes it, with the model and the critic that the run has saved,
-from the game's text.
+from the game's text. Of several seeds only the first keeps its games, which the page shows.
 """
 
 import importlib
@@ -381,9 +381,14 @@ def key(line: dict[str, Any]) -> tuple:
 
 
 def merge(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Put the lines into the file, in place of those with the same key."""
+    """Put the lines into the file, in place of those with the same key. Games stay with the first seed of a result."""
     known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     by_key = {key(line): line for line in [*map(json.loads, known), *lines]}
+    results = set()  # keys without the seed
+    for which in sorted(by_key):
+        if which[:-1] in results:
+            by_key[which].pop("games", None)
+        results.add(which[:-1])
     text = b"".join(compact(by_key[which]) + b"\n" for which in sorted(by_key))
     offline_data.replace(path, lambda temporary: temporary.write_bytes(text))
 

@@ -198,6 +198,7 @@ def test_collected_again(finished, lines, tmp_path, capsys):
     assert [(line["task"], line["experiment"], line["seed"], line["return"]) for line in merged] == [
         ("maze_fo", "bc_maze", 1, first["return"]), ("maze_fo", "bc_maze", 2, first["return"]),
         ("maze_fo", "ppo_car_dealer", 1, -1.0), ("maze_po", "bc_maze", 1, first["return"])]
+    assert ["games" in line for line in merged] == [True, False, True, True]  # those of the first seed
     assert [path.name for path in tmp_path.iterdir()] == ["lines.jsonl"]
 
     broken = tmp_path / "runs"
